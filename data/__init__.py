@@ -1,0 +1,1 @@
+"""From shards to batches: reading, choosing, ordering, encoding and packing samples."""

@@ -1,0 +1,111 @@
+"""From a sample's members to a conversation: one small function per record shape, found by name in `FORMATS`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data.index import IMAGES, split_name
+from data.tar import BLOCK, members
+from yivl.conversation import Conversation, Role, Turn
+
+Members = Mapping[str, bytes]
+"""Content by extension."""
+
+
+class BadSample(ValueError):
+    """A sample that its format can't read; the message says why."""
+
+
+Format = Callable[[Members, str, str], Conversation]
+FORMATS: dict[str, Format] = {}
+
+
+def form(name: str) -> Callable[[Format], Format]:
+    """Registers a format; it is called with the members, the source and the key."""
+
+    def register(function: Format) -> Format:
+        FORMATS[name] = function
+        return function
+
+    return register
+
+
+def format_named(name: str) -> Format:
+    """The format of that name; `ValueError` lists those there are."""
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}; there are {', '.join(sorted(FORMATS))}")
+    return FORMATS[name]
+
+
+@form("caption")
+def caption(sample: Members, source: str, key: str) -> Conversation:
+    """img2dataset's layout (LAION): `jpg`, `txt`, and a `json` of metadata that is not used."""
+    text = _text(sample, "txt").strip()
+    if not text:
+        raise BadSample("the caption is empty")
+    images = _images(sample)
+    if not images:
+        raise BadSample("there is no image")
+    return Conversation(turns=(Turn("assistant", text, images=len(images)),), images=images, source=source, key=key)
+
+
+@form("conversation")
+def conversation(sample: Members, source: str, key: str) -> Conversation:
+    """LLaVA's layout: a `json` with `conversations`, `[{"from": "human" | "gpt", "value": ...}]`, and any images.
+
+    `<image>` stands where an image belongs; as in LLaVA's own preprocessing it moves to the front of its turn.
+    """
+    try:
+        record = json.loads(_text(sample, "json"))
+        messages = [(message["from"], message["value"]) for message in record["conversations"]]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadSample(f"its json has no readable 'conversations': {type(error).__name__}: {error}") from error
+    turns = []
+    for speaker, value in messages:
+        if speaker not in _ROLES or not isinstance(value, str):
+            raise BadSample(f"a message is from {speaker!r}; known are {', '.join(_ROLES)}")
+        turns.append(Turn(_ROLES[speaker], value.replace("<image>", "").strip(), images=value.count("<image>")))
+    try:
+        return Conversation(turns=tuple(turns), images=_images(sample), source=source, key=key)
+    except ValueError as error:
+        raise BadSample(str(error)) from error
+
+
+@form("text")
+def text(sample: Members, source: str, key: str) -> Conversation:
+    """A document: `txt`, learned from its first word to its last."""
+    return Conversation(turns=(Turn("assistant", _text(sample, "txt")),), source=source, key=key)
+
+
+_ROLES: dict[str, Role] = {"human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant"}
+
+
+def unpack(blob: bytes) -> dict[str, bytes]:
+    """The members of a sample, cut out of its shard, by extension."""
+    with io.BytesIO(blob) as file:
+        return {
+            split_name(member.name)[1]: blob[member.data : member.data + member.size]
+            for member in members(file, "sample", end=len(blob) // BLOCK * BLOCK)
+        }
+
+
+def _text(sample: Members, extension: str) -> str:
+    if extension not in sample:
+        raise BadSample(f"it has no {extension} member, only {', '.join(sample) or 'none'}")
+    try:
+        return sample[extension].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadSample(f"its {extension} is not UTF-8: {error}") from error
+
+
+def _images(sample: Members) -> tuple[bytes, ...]:
+    """Images in the order of their extensions: `jpg`, or `0.jpg`, `1.jpg`, …"""
+    return tuple(sample[e] for e in sorted(sample, key=_numbered) if e.rsplit(".", 1)[-1] in IMAGES)
+
+
+def _numbered(extension: str) -> tuple[int, str]:
+    first: Any = extension.split(".", 1)[0]
+    return (int(first) if first.isdigit() else -1, extension)

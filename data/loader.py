@@ -1,0 +1,215 @@
+"""From a manifest to the micro-batches of each optimiser step.
+
+Step s owns positions [s * global_batch, (s + 1) * global_batch) of the order: exactly `global_batch` samples over all
+ranks, whatever their number. Every rank works out who takes which; workers only carry out items of that plan, so their
+number never shows. The whole state is the step.
+
+A sample that can't be read or encoded is replaced by another of its source, which the order alone determines; it is
+reported with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from data import index, tar
+from data.formats import BadSample, format_named, unpack
+from data.mixture import Manifest, taken_samples
+from data.order import Order, Place
+from data.packing import Batch, micro_batches, spread
+from yivl.encoder import Encoder, Example, TooLong
+from yivl.images import BadImage
+
+Array = np.ndarray[Any, Any]
+BYTES_PER_TOKEN = 3
+"""To estimate a text's tokens from its bytes (English about 4, Chinese about 2); only balance depends on it."""
+_OPEN_SHARDS = 256
+"""Shard indexes kept in memory: about 0.4 MB each for 10,000 samples."""
+_MAX_REPLACEMENTS = 20
+"""Failures in a row at one position after which the source, not the sample, is at fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A sample that was replaced."""
+
+    position: int
+    source: str
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What was loaded for one position."""
+
+    example: Example
+    broken: tuple[Broken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rank's part of an optimiser step."""
+
+    number: int
+    batches: list[Batch]
+    broken: tuple[Broken, ...]
+    dropped_turns: int
+    """Turns cut from the end of over-long samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A shard's index and the numbers of its taken samples."""
+
+    index: index.Index
+    taken: Array
+
+
+class Samples(Dataset[Item]):
+    """Loads single positions of an order; what a worker process runs.
+
+    Args:
+        order: says which sample lies at a position.
+        folder: the data folder.
+        encoder: turns conversations into examples.
+    """
+
+    def __init__(self, order: Order, folder: Path, encoder: Encoder) -> None:
+        self.order = order
+        self.folder = folder
+        self.encoder = encoder
+        self._opened: dict[tuple[int, int], _Opened] = {}
+
+    def __getitem__(self, position: int) -> Item:
+        place = self.order.places(position, 1)[0]
+        broken: list[Broken] = []
+        while True:
+            try:
+                return Item(self._read(place), tuple(broken))
+            except (BadSample, BadImage, TooLong, tar.BadTar) as error:
+                broken.append(self._report(position, place, error))
+            if len(broken) == _MAX_REPLACEMENTS:
+                raise RuntimeError(
+                    f"position {position}: {_MAX_REPLACEMENTS} samples in a row can't be used, the last "
+                    f"{broken[-1].source}/{broken[-1].key} in {broken[-1].shard}: {broken[-1].reason}"
+                )
+            place = self.order.replacement(position, len(broken), place.source)
+
+    def length(self, place: Place) -> int:
+        """An estimate of a sample's tokens, from the index alone."""
+        shard, sample = self._locate(place)
+        text = int(shard.text_bytes[sample]) // BYTES_PER_TOKEN
+        return text + int(shard.images[sample]) * self.encoder.patches
+
+    def _read(self, place: Place) -> Example:
+        source = self.order.manifest.sources[place.source]
+        shard, sample = self._locate(place)
+        path, key = self.folder / source.shards[place.shard].path, shard.key(sample)
+        members = unpack(tar.read(path, int(shard.offsets[sample]), int(shard.sizes[sample])))
+        example = self.encoder.encode(format_named(source.format)(members, source.name, key))
+        if not example.supervised:
+            raise BadSample("no token is supervised")
+        return example
+
+    def _locate(self, place: Place) -> tuple[index.Index, int]:
+        opened = self._opened.pop((place.source, place.shard), None) or self._open(place)
+        self._opened[place.source, place.shard] = opened  # at the end: the first is the longest unused
+        if len(self._opened) > _OPEN_SHARDS:
+            del self._opened[next(iter(self._opened))]
+        return opened.index, int(opened.taken[place.sample])
+
+    def _open(self, place: Place) -> _Opened:
+        manifest = self.order.manifest
+        source = manifest.sources[place.source]
+        shard = source.shards[place.shard]
+        loaded = index.load(self.folder / shard.path)
+        return _Opened(loaded, taken_samples(manifest, source, shard, loaded))
+
+    def _report(self, position: int, place: Place, error: Exception) -> Broken:
+        source = self.order.manifest.sources[place.source]
+        shard, sample = self._locate(place)
+        return Broken(
+            position=position, source=source.name, shard=source.shards[place.shard].path,
+            key=shard.key(sample), reason=str(error),
+        )  # fmt: skip
+
+
+class Loader:
+    """The steps of a run.
+
+    Args:
+        samples: loads single positions.
+        global_batch: samples of one optimiser step, over all ranks.
+        tokens_per_micro_batch: most tokens of a packed row.
+        epochs: how often each sample comes.
+        rank: of this process.
+        ranks: how many there are.
+        workers: processes that load; with 0 this one does.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        global_batch: int,
+        tokens_per_micro_batch: int,
+        epochs: int,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.samples = samples
+        self.global_batch = global_batch
+        self.tokens_per_micro_batch = tokens_per_micro_batch
+        self.rank, self.ranks, self.workers = rank, ranks, workers
+        self.total_steps = samples.order.epoch_samples * epochs // global_batch
+        if not self.total_steps:
+            raise ValueError(
+                f"{epochs} epochs of {samples.order.epoch_samples} samples are fewer than one global batch of {global_batch}"
+            )
+
+    def steps(self, start: int = 0) -> Iterator[Step]:
+        """The steps from `start` on, as many as there are."""
+        numbers = range(start, self.total_steps)
+        loader: Any = DataLoader(
+            self.samples,
+            batch_size=None,
+            sampler=(position for number in numbers for position in self._positions(number)),  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            prefetch_factor=64 if self.workers else None,
+        )
+        items: Iterator[Item] = iter(loader)
+        for number in numbers:
+            yield self._step(number, [next(items) for _ in self._positions(number)])
+
+    def _positions(self, number: int) -> list[int]:
+        """Positions that this rank loads for a step."""
+        first = number * self.global_batch
+        if self.ranks == 1:
+            return list(range(first, first + self.global_batch))
+        places = self.samples.order.places(first, self.global_batch)
+        share = spread([self.samples.length(place) for place in places], self.ranks)[self.rank]
+        return [first + sample for sample in share]
+
+    def _step(self, number: int, items: Sequence[Item]) -> Step:
+        examples = [item.example for item in items]
+        return Step(
+            number,
+            micro_batches(examples, self.tokens_per_micro_batch),
+            tuple(broken for item in items for broken in item.broken),
+            sum(example.dropped_turns for example in examples),
+        )
+
+
+def _unchanged(item: Item) -> Item:
+    """Keeps numpy arrays as they are: a tensor that crosses processes would hold a file descriptor each."""
+    return item

@@ -1,0 +1,67 @@
+"""Writing shards: webdataset tars, each with its index, nothing half-written ever in sight."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+from data import index
+from yivl.conversation import Conversation
+
+
+def caption_sample(key: str, image: bytes, caption: str, extension: str = "jpg") -> dict[str, Any]:
+    """A sample in img2dataset's layout."""
+    record = {"key": key, "caption": caption, "status": "success"}
+    return {"__key__": key, extension: image, "txt": caption, "json": _json(record)}
+
+
+def conversation_sample(conversation: Conversation, extension: str = "jpg") -> dict[str, Any]:
+    """A sample in LLaVA's layout; its images must be the bytes of files."""
+    names = {"human": "human", "assistant": "gpt"}
+    messages = [
+        {"from": names[turn.role], "value": "<image>\n" * turn.images + turn.text} for turn in conversation.turns
+    ]
+    sample: dict[str, Any] = {"__key__": conversation.key}
+    for number, image in enumerate(conversation.images):
+        sample[extension if len(conversation.images) == 1 else f"{number}.{extension}"] = image
+    return sample | {"json": _json({"id": conversation.key, "conversations": messages})}
+
+
+def write_shards(folder: Path, samples: Iterable[Mapping[str, Any]], per_shard: int = 10_000) -> list[Path]:
+    """Writes `00000.tar`, `00001.tar`, … with their indexes; returns their paths.
+
+    A shard appears under its name only when it is complete and on disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    batch: list[Mapping[str, Any]] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == per_shard:
+            written.append(_write_shard(folder / f"{len(written):05d}.tar", batch))
+            batch = []
+    if batch:
+        written.append(_write_shard(folder / f"{len(written):05d}.tar", batch))
+    return written
+
+
+def _write_shard(shard: Path, samples: Iterable[Mapping[str, Any]]) -> Path:
+    temporary = shard.with_name(f".{shard.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        with webdataset.TarWriter(file) as writer:
+            for sample in samples:
+                writer.write(sample)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(shard)
+    index.write(shard)
+    return shard
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode()

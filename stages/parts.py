@@ -1,0 +1,70 @@
+"""Which parameters a stage trains, and at what rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from yivl.model import YiVLForConditionalGeneration
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A line of the table that is shown before a run begins."""
+
+    name: str
+    parameters: int
+    rate: float | None
+    """None: frozen."""
+
+
+def freeze_all_but(model: YiVLForConditionalGeneration, rates: dict[str, float]) -> list[Part]:
+    """Makes exactly the parts with a rate trainable, in fp32; returns the table."""
+    model.requires_grad_(False)
+    table = []
+    counted = 0
+    for name, parameters in model.part_parameters().items():
+        for parameter in parameters.values():
+            parameter.requires_grad_(name in rates)
+        size = sum(parameter.numel() for parameter in parameters.values())
+        counted += size
+        table.append(Part(name, size, rates.get(name)))
+    rest = sum(parameter.numel() for parameter in model.parameters()) - counted
+    table.append(Part("vision, unused (last block, final norm)", rest, None))
+    return table
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def parameter_groups(
+    model: YiVLForConditionalGeneration, rates: dict[str, float], weight_decay: float
+) -> list[dict[str, object]]:
+    """Optimiser groups: each part's matrices with decay, its biases and norms without; `peak` is the part's rate."""
+    groups: list[dict[str, object]] = []
+    for part, parameters in model.part_parameters().items():
+        for matrices in (True, False):
+            chosen = [parameter for parameter in parameters.values() if (parameter.ndim >= 2) == matrices]
+            if part in rates and chosen:
+                decay = weight_decay if matrices else 0.0
+                groups.append({"params": chosen, "lr": 0.0, "peak": rates[part], "weight_decay": decay})
+    return groups
+
+
+def cast(model: nn.Module, frozen: torch.dtype) -> None:
+    """Trained parameters to fp32, frozen ones to `frozen`."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+
+
+def describe(table: list[Part]) -> str:
+    """The table as text."""
+    lines = [f"{'module':42} {'parameters':>16}  {'':8} {'rate':>8}"]
+    for part in table:
+        state, rate = ("frozen", "-") if part.rate is None else ("trained", f"{part.rate:g}")
+        lines.append(f"{part.name:42} {part.parameters:>16,}  {state:8} {rate:>8}")
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""Trains a stage.
+
+    python -m stages.train configs/yi-vl-6b/stage1.yaml --plan      shows what it will do; trains nothing
+    python -m stages.train configs/yi-vl-6b/stage1.yaml [key=value …]
+
+A run that ended early, however, is continued by the same command, and ends as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data.index import BadIndex
+from data.loader import Loader, Samples
+from data.mixture import Mixture, describe, resolve
+from data.order import Order
+from data.tar import BadTar
+from stages import parts
+from stages.engine import Engine, NonFinite
+from stages.plan import plan
+from stages.recorder import Recorder
+from stages.run_folder import CheckpointError, RunFolder
+from stages.stage import Stage
+from stages.trainer import Interrupted, TooManyBroken, Trainer
+from yivl.assembly import Assembled, ModelSource, assemble
+from yivl.encoder import Encoder
+from yivl.folder import check_folder, read_model
+from yivl.settings import SettingsError, read
+from yivl.tokenizer import load_tokenizer
+
+log = logging.getLogger("yivl")
+
+
+def train(stage: Stage) -> Path:
+    """Runs a stage to its end, from wherever it stands; returns the model folder."""
+    folder = RunFolder(Path(stage.run))
+    manifest = resolve(read(Mixture, stage.mixture), Path(stage.data), stage.seed)
+    folder.open(stage, manifest)
+    if folder.finished:
+        log.info("%s is done: %s", stage.name, folder.model)
+        return folder.model
+    log.info("samples\n%s", describe(manifest))
+
+    start = starting_model(stage)
+    model, tokenizer = start.model, start.tokenizer
+    table = parts.freeze_all_but(model, stage.learning_rate)
+    log.info("parts\n%s", parts.describe(table))
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine(model, stage, device)
+    max_length = min(stage.max_length, stage.tokens_per_micro_batch)
+    encoder = Encoder(tokenizer, patches=model.config.patches, image_side=stage.resolution, max_length=max_length)
+    loader = Loader(
+        Samples(Order(manifest, stage.seed), Path(stage.data), encoder),
+        global_batch=stage.global_batch,
+        tokens_per_micro_batch=stage.tokens_per_micro_batch,
+        epochs=stage.epochs,
+        workers=stage.workers,
+    )
+    done = broken = 0
+    if checkpoint := folder.newest():
+        engine.load_state(checkpoint.tensors())
+        done, broken = checkpoint.step, checkpoint.broken
+        log.info("continuing after step %d of %d", done, loader.total_steps)
+    folder.rewind(done)
+    with Recorder(folder, stage.name, done, loader.total_steps) as recorder:
+        Trainer(stage, engine, loader, folder, recorder).run(done, broken)
+    model.to(engine.precision).cpu()
+    folder.finish(model, tokenizer)
+    log.info("%s: %s", stage.name, folder.model)
+    return folder.model
+
+
+def starting_model(stage: Stage) -> Assembled:
+    """The model of the stage before, or a new one from the model file, at this stage's resolution.
+
+    Raises:
+        FileNotFoundError: `start_from` does not exist.
+        ValueError: it has other shapes than the model file.
+    """
+    source = read(ModelSource, stage.model)
+    if stage.start_from:
+        try:
+            model, tokenizer = read_model(check_folder(stage.start_from)), load_tokenizer(stage.start_from)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"start_from: {error}; run the stage that writes it first") from error
+        expected, found = source.config(), model.config
+        for name, a, b in (
+            ("vision", {**expected.vision_config, "image_size": 0}, {**found.vision_config, "image_size": 0}),
+            ("language", _shapes(expected.text_config), _shapes(found.text_config)),
+        ):
+            if a != b:
+                differ = "; ".join(f"{k} is {b[k]!r}, not {a[k]!r}" for k in a if a[k] != b[k])
+                raise ValueError(f"start_from {stage.start_from}: its {name} part is not that of {stage.model}: {differ}")
+        start = Assembled(model, tokenizer)
+    else:
+        start = assemble(source, stage.seed)
+    start.model.resize(stage.resolution)
+    return start
+
+
+def _shapes(config: object) -> dict[str, object]:
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "vocab_size")  # fmt: skip
+    return {name: getattr(config, name) for name in names}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status: 0 when the stage is done, 143 when it was asked to stop."""
+    parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__.split("\n")[0])
+    parser.add_argument("stage", type=Path, help="stage file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="instead of what the file says")
+    parser.add_argument("--plan", action="store_true", help="show sources, parts and steps; train nothing")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        stage = read(Stage, options.stage, options.overrides)
+        if options.plan:
+            print(plan(stage, read(ModelSource, stage.model), read(Mixture, stage.mixture)))
+        else:
+            train(stage)
+    except Interrupted as ended:
+        log.info("%s", ended)
+        return 143
+    except (SettingsError, OSError, ValueError, BadIndex, BadTar, NonFinite, CheckpointError, TooManyBroken) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Putting a model together from its parts: a CLIP ViT, a language model and a new projector.
+
+A model file names the parts and their shapes, so that a run can be planned without any weights:
+
+    vision:   {open_clip: ViT-H-14, weights: laion2b_s32b_b79k}
+    language: {weights: 01-ai/Yi-6B-Chat, config: {hidden_size: 4096, ...}}
+
+Parts without weights are initialised at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import open_clip
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
+
+from yivl.configuration import YiVLConfig
+from yivl.model import YiVLForConditionalGeneration
+from yivl.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionSource:
+    """Where the ViT comes from."""
+
+    open_clip: str = ""
+    """Name of an open_clip model, such as ViT-H-14, for its shapes and weights."""
+    weights: str = ""
+    """A tag of open_clip's for that model, or a file with its weights; empty for random ones."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Shapes instead of a name: keys as in `YiVLConfig.vision_config`."""
+
+    def __post_init__(self) -> None:
+        if bool(self.open_clip) == bool(self.config):
+            raise ValueError("give either 'open_clip' (a model name) or 'config' (shapes)")
+        if self.weights and not self.open_clip:
+            raise ValueError("'weights' need the 'open_clip' model that they belong to")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LanguageSource:
+    """Where the language model comes from."""
+
+    config: dict[str, Any]
+    """Shapes: keys of transformers' LlamaConfig."""
+    weights: str = ""
+    """A folder or hub name of a Llama-architecture model; empty for random weights."""
+    tokenizer: str = ""
+    """A folder or hub name; that of `weights` by default."""
+
+    def __post_init__(self) -> None:
+        if not (self.weights or self.tokenizer):
+            raise ValueError("give 'weights' or 'tokenizer': a model needs a tokenizer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSource:
+    """A model file."""
+
+    name: str
+    vision: VisionSource
+    language: LanguageSource
+
+    def config(self) -> YiVLConfig:
+        """The model's configuration, from the file alone."""
+        return YiVLConfig(vision_config=_vision_config(self.vision), text_config=LlamaConfig(**self.language.config))
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A model and its tokenizer."""
+
+    model: YiVLForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+
+
+def assemble(source: ModelSource, seed: int) -> Assembled:
+    """The model of a model file; new weights are drawn from `seed`.
+
+    Raises:
+        FileNotFoundError, OSError: weights or tokenizer are not there.
+        ValueError: they have other shapes than the file says.
+    """
+    tokenizer = load_tokenizer(source.language.tokenizer or source.language.weights)
+    torch.manual_seed(seed)
+    model = YiVLForConditionalGeneration(source.config())
+    if source.language.weights:
+        language = AutoModelForCausalLM.from_pretrained(source.language.weights, dtype=torch.float32)
+        _copy(language.state_dict(), model.language, source.language.weights)
+        model.generation_config = language.generation_config
+    if source.vision.weights:
+        clip = open_clip.create_model(source.vision.open_clip, pretrained=source.vision.weights)
+        visual = {name: tensor for name, tensor in clip.visual.state_dict().items() if name != "proj"}
+        _copy(visual, model.vision.clip, f"{source.vision.open_clip} {source.vision.weights}")
+    vocabulary = source.language.config.get("vocab_size", 32000)
+    if len(tokenizer) > vocabulary:
+        raise ValueError(f"{source.name}: the tokenizer has {len(tokenizer)} pieces, the model only {vocabulary}")
+    return Assembled(model, tokenizer)
+
+
+def _copy(weights: dict[str, torch.Tensor], module: torch.nn.Module, where: str) -> None:
+    try:
+        module.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: its weights don't have the shapes that the model file gives:\n{error}\n"
+            "Where only positional_embedding differs, the weights are for another image side: give the model file "
+            "that side, and let a stage with another 'resolution' resize it"
+        ) from error
+
+
+def _vision_config(source: VisionSource) -> dict[str, Any]:
+    if source.config:
+        return source.config
+    known: dict[str, Any] | None = open_clip.get_model_config(source.open_clip)
+    if known is None:
+        raise ValueError(f"open_clip has no model {source.open_clip!r}; open_clip.list_models() names them")
+    shapes = known["vision_cfg"]
+    if not isinstance(shapes["layers"], int) or "timm_model_name" in shapes:
+        raise ValueError(f"{source.open_clip} is not a plain vision transformer; only those are supported")
+    return {
+        "image_size": shapes["image_size"],
+        "patch_size": shapes["patch_size"],
+        "width": shapes["width"],
+        "layers": shapes["layers"],
+        "heads": shapes["width"] // shapes.get("head_width", 64),
+        "mlp_ratio": shapes.get("mlp_ratio", 4.0),
+        "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
+    }
+

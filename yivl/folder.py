@@ -1,0 +1,63 @@
+"""A model folder: what training writes, and what the next stage, inference and evaluation read.
+
+Ours is transformers' (`config.json`, safetensors, tokenizer and processor files); a folder in the released layout is
+told apart by its `model_type`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from yivl.configuration import YiVLConfig
+from yivl.model import YiVLForConditionalGeneration
+from yivl.processor import YiVLProcessor
+from yivl.released import is_released, read_released
+from yivl.tokenizer import save_tokenizer
+from yivl.weights import build, read_weights, write_weights
+
+
+def check_folder(folder: str | Path) -> Path:
+    """`folder` as a path.
+
+    Raises:
+        FileNotFoundError: it does not exist or holds no configuration.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no model folder {path}")
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is not a model folder: it has no config.json")
+    return path
+
+
+def read_model(folder: str | Path, dtype: torch.dtype | None = None) -> YiVLForConditionalGeneration:
+    """The model in a folder of either layout, every tensor accounted for.
+
+    Raises:
+        FileNotFoundError: the folder or a file in it is missing.
+        ValueError: another architecture, or weights that don't fit the configuration.
+    """
+    path = check_folder(folder)
+    if is_released(path):
+        return read_released(path, dtype)
+    return build(YiVLConfig.from_pretrained(path), read_weights(path), dtype, where=path)
+
+
+def write_model(
+    model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Writes a model folder in our layout: the configuration last, so that a folder without it is unfinished."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    write_weights(model.state_dict(), path)
+    save_tokenizer(tokenizer, path)
+    config = model.config
+    YiVLProcessor(tokenizer, image_side=config.image_side, patch_size=config.vision_config["patch_size"]).save_pretrained(
+        path
+    )
+    model.generation_config.save_pretrained(path)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(path)

@@ -1,0 +1,102 @@
+"""From an image in any form to the square uint8 pixels that the model takes.
+
+The released preprocessing: RGB, padded to a square with the mean colour, the image centred, bicubic resize; nothing
+is cropped away. Pixels stay uint8 until the model normalises them on its own device.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from yivl.conversation import ImageSource
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's channel means and deviations of RGB in 0..1 (open_clip `OPENAI_DATASET_MEAN`, `OPENAI_DATASET_STD`)."""
+
+PADDING = (122, 116, 104)
+"""The colour of the padding: int(255 * mean)."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused before they are decoded: Pillow's own warning limit (1 GiB as RGBA, / 3)."""
+
+ZERO: Final = Image.new("RGB", (1, 1), PADDING)
+"""Stands for an image whose normalised pixels are all zero, which no uint8 picture has: what the released MMMU script
+feeds where it shows no image."""
+
+
+class BadImage(ValueError):
+    """An image that can't be opened or decoded; the message says why."""
+
+
+def open_image(image: ImageSource) -> Image.Image:
+    """`image` decoded as RGB, its EXIF rotation applied.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        BadImage: not an image, an unknown format, cut off, or larger than `MAX_PIXELS`.
+        TypeError: neither a path, bytes, a PIL image nor a uint8 array.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
+            raise TypeError(
+                f"an image array must be uint8 [height, width] or [height, width, 3], not {image.dtype} {image.shape}"
+            )
+        return Image.fromarray(image).convert("RGB")
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        if not path.is_file():
+            raise FileNotFoundError(f"no image file {path}")
+        return _decode(path, str(path))
+    if isinstance(image, (bytes, bytearray)):
+        return _decode(io.BytesIO(image), f"{len(image)} bytes")
+    raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
+
+
+def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise BadImage(f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS}")
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
+        raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
+
+
+def pad_to_square(image: Image.Image) -> Image.Image:
+    """`image` centred on a square of the padding colour."""
+    width, height = image.size
+    side = max(width, height)
+    if width == height:
+        return image
+    square = Image.new("RGB", (side, side), PADDING)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def to_pixels(image: ImageSource, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Model input of one image: uint8 [3, side, side]. Raises as `open_image` does."""
+    square = pad_to_square(open_image(image))
+    if square.width != side:
+        square = square.resize((side, side), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [N, 3, S, S] to CLIP's normalised floats of the same shape, computed in float32."""
+    mean = torch.tensor(MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=pixels.device).view(3, 1, 1)
+    return ((pixels.float() / 255 - mean) / std).to(dtype)
