@@ -129,7 +129,7 @@ class Encoder:
         if not text:
             return [], []
         learned = np.concatenate([[0], np.cumsum([segment.learn for segment in segments for _ in segment.text])])
-        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids: list[int] = encoding["input_ids"]
         labels = [
             token if end > start and learned[end] - learned[start] == end - start else IGNORE

@@ -54,10 +54,7 @@ def write_model(
     path.mkdir(parents=True, exist_ok=True)
     write_weights(model.state_dict(), path)
     save_tokenizer(tokenizer, path)
-    config = model.config
-    YiVLProcessor(tokenizer, image_side=config.image_side, patch_size=config.vision_config["patch_size"]).save_pretrained(
-        path
-    )
+    YiVLProcessor.of(model.config, tokenizer).save_pretrained(path)
     model.generation_config.save_pretrained(path)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(path)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(path)

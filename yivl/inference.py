@@ -34,8 +34,11 @@ class YiVL:
     def __init__(self, model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        config = model.config
-        self.processor = YiVLProcessor(tokenizer, config.image_side, config.vision_config["patch_size"])
+
+    @property
+    def processor(self) -> YiVLProcessor:
+        """Text and images to inputs, at the model's present image size."""
+        return YiVLProcessor.of(self.model.config, self.tokenizer)
 
     @classmethod
     def load(

@@ -10,6 +10,7 @@ import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from yivl import prompt
+from yivl.configuration import YiVLConfig
 from yivl.conversation import Conversation, ImageSource, Turn
 from yivl.encoder import Encoder
 from yivl.images import to_pixels
@@ -33,6 +34,11 @@ class YiVLProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
         self.image_side = image_side
         self.patch_size = patch_size
+
+    @classmethod
+    def of(cls, config: YiVLConfig, tokenizer: PreTrainedTokenizerBase) -> YiVLProcessor:
+        """The processor of a model."""
+        return cls(tokenizer, image_side=config.image_side, patch_size=config.vision_config["patch_size"])
 
     @property
     def encoder(self) -> Encoder:

@@ -1,7 +1,8 @@
 """Loading the tokenizer of a model folder, and making sure that it is the one the model was trained with.
 
-Recent transformers can put a space in front of every text (`LlamaTokenizer` called directly does), which shifts the
-ids of every prompt without an error. So the ids are compared with what the folder's own SentencePiece model gives.
+Recent transformers can put a space in front of every text (`LlamaTokenizer` does, whatever the SentencePiece model
+says), which shifts the ids of every prompt without an error. So the generic class is used, which goes by the
+SentencePiece model, and its ids are compared with SentencePiece's own.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ import shutil
 from pathlib import Path
 
 import sentencepiece
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+
+from yivl.prompt import SYSTEM
 
 PIECES = "tokenizer.model"
-_PROBES = ("This is", "Human", " a", "猫在哪里？", "two\n### Human: 2")
+_FILES = ["config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"]
+_PROBES = ("This is", "Human", " a", "猫在哪里？", f"{SYSTEM}\n\n### Human: 2")
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder in either layout (or of a hub name).
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder in either layout, or of a hub name.
 
     Raises:
         ValueError: it gives no character offsets, or other ids than the folder's SentencePiece model.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), allow_patterns=_FILES))
+    pieces = folder / PIECES
+    loader = TokenizersBackend if pieces.is_file() else AutoTokenizer
+    tokenizer = loader.from_pretrained(str(folder))
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
         raise ValueError(f"{folder}: a fast tokenizer is needed, since labels are found by character offsets")
-    pieces = Path(folder) / PIECES
     if pieces.is_file():
         _check(tokenizer, pieces)
     return tokenizer
@@ -38,8 +45,7 @@ def _check(tokenizer: PreTrainedTokenizerBase, pieces: Path) -> None:
         if got != expected:
             raise ValueError(
                 f"{pieces.parent}: the tokenizer turns {text!r} into {got}, but its {PIECES} gives {expected}. "
-                "If the difference is a space in front, 'tokenizer_class' in tokenizer_config.json names a class "
-                "that adds one; load it through AutoTokenizer and save it again"
+                "If there is a tokenizer.json beside it, it was made from another model: remove it"
             )
 
 

@@ -1,0 +1,85 @@
+"""The quickstart's data: a drawn world as shards in both formats, and a tokenizer for it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data.shards import caption_sample, conversation_sample, write_shards
+from stages.quickstart.questions import Question, all_kinds, ask, caption, conversation, text_context
+from stages.quickstart.scenes import Scene, draw, sample_scene
+from stages.quickstart.tokenizer import train_tokenizer
+from yivl import prompt
+
+PICTURE = 112
+"""Side of the drawn pictures, in pixels: the resolution of stages 2 and 3."""
+VOCABULARY = 720
+"""Pieces of the tokenizer; `vocab_size` in configs/quickstart/model.yaml."""
+_SLOTS = (16, 64)
+"""Fewest and most words of a text context: as many as an image has tokens at the low and the high resolution. A
+language model that has read from 16 alone can't read from 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Samples of each source."""
+
+    words: int
+    captions: int
+    questions: int
+    """In each language."""
+
+
+def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
+    """Writes the shards and the tokenizer below `folder`."""
+    rng = np.random.default_rng(seed)
+    texts = [prompt.text(words) for words in (_words(rng, f"{i}") for i in range(1500))]
+    texts += [caption(sample_scene(rng, held_out=False), language, rng) for language in ("en", "zh") for _ in range(300)]
+    train_tokenizer(texts, folder / "tokenizer", VOCABULARY)
+    shards = folder / "shards"
+    words = (conversation_sample(_words(rng, f"{i:06d}")) for i in range(amounts.words))
+    write_shards(shards / "words", words, per_shard=2000)
+    write_shards(shards / "captions", _captions(rng, amounts.captions), per_shard=1000)
+    for language in ("en", "zh"):
+        samples = _questions(rng, amounts.questions, language)
+        write_shards(shards / f"questions_{language}", samples, per_shard=1000)
+
+
+def picture(scene: Scene, rng: np.random.Generator) -> bytes:
+    """A JPEG file of the scene."""
+    with io.BytesIO() as file:
+        draw(scene, PICTURE, rng).save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+
+def shuffled_questions(scene: Scene, language: str, rng: np.random.Generator) -> list[Question]:
+    """One question of each kind, in random order."""
+    return [ask(scene, all_kinds[kind], language, rng) for kind in rng.permutation(len(all_kinds))]
+
+
+def _words(rng: np.random.Generator, key: str) -> Any:
+    scene = sample_scene(rng, held_out=False)
+    language = ("en", "zh")[int(rng.integers(2))]
+    context = text_context(scene, rng, int(rng.integers(_SLOTS[0], _SLOTS[1] + 1)))
+    return conversation(context, shuffled_questions(scene, language, rng), None, "words", key)
+
+
+def _captions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        scene = sample_scene(rng, held_out=False)
+        language = ("en", "zh")[number % 2]
+        yield caption_sample(f"{number:09d}", picture(scene, rng), caption(scene, language, rng))
+
+
+def _questions(rng: np.random.Generator, count: int, language: str) -> Iterator[dict[str, Any]]:
+    for number in range(count):
+        scene = sample_scene(rng, held_out=False)
+        asked = shuffled_questions(scene, language, rng)
+        source = f"questions_{language}"
+        yield conversation_sample(conversation(scene, asked, picture(scene, rng), source, f"{number:06d}"))

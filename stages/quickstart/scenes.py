@@ -1,0 +1,176 @@
+"""A drawn world: some equal shapes of one colour on one side of a picture, and a written label opposite them.
+
+Six of the thirty pairs of shape and colour are held out: no training scene has them, so answering about them
+takes more than remembering pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+T = TypeVar("T")
+
+SHAPES: Final = ("circle", "square", "triangle", "star", "cross")
+COLOURS: Final = {
+    "red": (225, 25, 25),
+    "yellow": (245, 190, 0),
+    "green": (10, 150, 40),
+    "cyan": (0, 190, 215),
+    "blue": (30, 50, 225),
+    "purple": (175, 25, 205),
+}
+"""Name to RGB: the six corners of the hue circle, dark enough or saturated enough for a light ground."""
+SIDES: Final = ("left", "right", "top", "bottom")
+OPPOSITE: Final = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+COUNTS: Final = (1, 2, 3, 4)
+WORDS: Final = ("cat", "sun", "box", "key", "ice", "owl", "zip", "arm")
+"""Any two differ in all three letters. Drawn in capitals."""
+LABELS: Final = (*"0123456789", *WORDS)
+
+HELD_OUT: Final = frozenset((SHAPES[index % len(SHAPES)], colour) for index, colour in enumerate(COLOURS))
+"""Pairs of shape and colour that no training scene has: one for each colour, one or two for each shape."""
+
+_OVERSAMPLING = 4
+_MARGIN = 0.02
+"""Kept free around the objects' half and the label's, as a part of the side."""
+_INK = (30, 30, 35)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """The facts of one picture."""
+
+    shape: str
+    colour: str
+    count: int
+    """How many objects, 1 to 4."""
+    side: str
+    """The half of the picture that the objects are in; the label is in the opposite one."""
+    label: str
+    """A digit or a word of `WORDS`."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("shape", self.shape, SHAPES),
+            ("colour", self.colour, tuple(COLOURS)),
+            ("count", self.count, COUNTS),
+            ("side", self.side, SIDES),
+            ("label", self.label, LABELS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"scene: {name} is {value!r}; it may be one of {', '.join(map(str, allowed))}")
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this pair of shape and colour is kept from training."""
+        return (self.shape, self.colour) in HELD_OUT
+
+
+def sample_scene(rng: np.random.Generator, held_out: bool) -> Scene:
+    """A scene with a pair of shape and colour from the held-out ones, or from all the others.
+
+    Held-out scenes draw the shape first, so that no shape is more frequent than another.
+    """
+    if held_out:
+        shape = pick(rng, SHAPES)
+        colour = pick(rng, [colour for colour in COLOURS if (shape, colour) in HELD_OUT])
+    else:
+        pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in HELD_OUT]
+        shape, colour = pick(rng, pairs)
+    return Scene(
+        shape=shape, colour=colour, count=pick(rng, COUNTS), side=pick(rng, SIDES), label=pick(rng, LABELS)
+    )
+
+
+def draw(scene: Scene, side_px: int, rng: np.random.Generator) -> Image.Image:
+    """The scene as an RGB picture of `side_px` squared; `rng` moves the tint, the positions and the sizes."""
+    size = side_px * _OVERSAMPLING
+    ground = tuple(int(value) for value in rng.integers(226, 252, 3))
+    picture = Image.new("RGB", (size, size), ground)
+    canvas = ImageDraw.Draw(picture)
+    for x, y, extent in _places(scene, rng):
+        _draw_shape(canvas, scene.shape, COLOURS[scene.colour], x * size, y * size, extent * size)
+    _draw_label(canvas, scene, size, rng)
+    return picture.reduce(_OVERSAMPLING)
+
+
+def pick(rng: np.random.Generator, values: Sequence[T]) -> T:
+    """One of `values`, all equally likely."""
+    return values[int(rng.integers(len(values)))]
+
+
+def _oriented(side: str, along: float, across: float) -> tuple[float, float]:
+    """(x, y) of a point given along the middle line and across from the edge on `side`, as parts of the side."""
+    if side in ("right", "bottom"):
+        across = 1 - across
+    return (across, along) if side in ("left", "right") else (along, across)
+
+
+def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Centre x, y and extent of each object: one cell each in a row along the half, anywhere in its cell."""
+    length = (1 - 2 * _MARGIN) / scene.count
+    width = 0.5 - 2 * _MARGIN
+    extent = min(length, width) * rng.uniform(0.84, 0.96) * (rng.uniform(0.75, 1.0) if scene.count < 3 else 1.0)
+    places = []
+    for index in range(scene.count):
+        along = _MARGIN + index * length + rng.uniform(extent / 2, length - extent / 2)
+        across = _MARGIN + rng.uniform(extent / 2, width - extent / 2)
+        places.append((*_oriented(scene.side, along, across), extent))
+    return places
+
+
+def _draw_shape(
+    canvas: ImageDraw.ImageDraw, shape: str, colour: tuple[int, int, int], x: float, y: float, extent: float
+) -> None:
+    """One object in the square of `extent` pixels around (x, y)."""
+    half = extent / 2
+    if shape == "circle":
+        canvas.ellipse((x - half, y - half, x + half, y + half), fill=colour)
+    elif shape == "square":
+        half *= 0.9
+        canvas.rectangle((x - half, y - half, x + half, y + half), fill=colour)
+    elif shape == "triangle":
+        canvas.polygon([(x, y - half), (x + half, y + half * 0.85), (x - half, y + half * 0.85)], fill=colour)
+    elif shape == "star":
+        corners = []
+        for index in range(10):
+            radius = half * (1.08 if index % 2 == 0 else 0.42)
+            angle = math.pi * index / 5
+            corners.append((x + radius * math.sin(angle), y - radius * math.cos(angle)))
+        canvas.polygon(corners, fill=colour)
+    else:
+        arm = half * 0.34
+        canvas.rectangle((x - half, y - arm, x + half, y + arm), fill=colour)
+        canvas.rectangle((x - arm, y - half, x + arm, y + half), fill=colour)
+
+
+def _draw_label(canvas: ImageDraw.ImageDraw, scene: Scene, size: int, rng: np.random.Generator) -> None:
+    """The label in capitals, as large as the half opposite the objects allows, up to the jitter."""
+    text = scene.label.upper()
+    side = OPPOSITE[scene.side]
+    length, width = 1 - 2 * _MARGIN, 0.5 - 2 * _MARGIN
+    box_width, box_height = (width, length) if side in ("left", "right") else (length, width)
+    box_height = min(box_height, 0.46)
+
+    def measure(font_size: float) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int, tuple[float, ...]]:
+        font = ImageFont.load_default(size=font_size)
+        stroke = round(font_size * 0.035)
+        return font, stroke, canvas.textbbox((0, 0), text, font=font, stroke_width=stroke)
+
+    _, _, (left, top, right, bottom) = measure(size)
+    scale = min(box_width * size / (right - left), box_height * size / (bottom - top))
+    font, stroke, (left, top, right, bottom) = measure(size * scale * rng.uniform(0.86, 0.98))
+    half_x, half_y = (right - left) / size / 2, (bottom - top) / size / 2
+    half_along, half_across = (half_y, half_x) if side in ("left", "right") else (half_x, half_y)
+    along = rng.uniform(_MARGIN + half_along, 1 - _MARGIN - half_along)
+    along = 0.5 + (along - 0.5) * 0.6
+    across = rng.uniform(_MARGIN + half_across, 0.5 - _MARGIN - half_across)
+    x, y = _oriented(side, along, across)
+    corner = (x * size - (left + right) / 2, y * size - (top + bottom) / 2)
+    canvas.text(corner, text, fill=_INK, font=font, stroke_width=stroke, stroke_fill=_INK)

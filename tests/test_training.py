@@ -1,0 +1,255 @@
+"""Stages: what they train, how they survive, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, captions
+from safetensors.torch import load_file
+
+from data.shards import write_shards
+from stages.run_folder import CheckpointError, RunFolder
+from stages.schedule import rate_factor
+from stages.stage import Stage
+from stages.train import main, starting_model, train
+from yivl.folder import read_model
+from yivl.settings import SettingsError, read
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = {"vision": "vision.", "projector": "projector.", "language": "language."}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [(r["step"], r["loss"], r["grad_norm"]) for r in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("trained", [("vision", "projector"), ("language",), ("vision", "projector", "language")])
+def test_exactly_the_named_parts_change(stage_file: Callable[..., Path], trained: tuple[str, ...]) -> None:
+    stage = read(Stage, stage_file(learning_rate=dict.fromkeys(trained, 1e-3)))
+    before, after = read_model(TINY).state_dict(), weights(train(stage))
+    assert before.keys() == after.keys()
+    unused = ("vision.clip.transformer.resblocks.3.", "vision.clip.ln_post.")  # no feature depends on them
+    for name, tensor in after.items():
+        should = name.startswith(tuple(PREFIX[part] for part in trained)) and not name.startswith(unused)
+        if name.endswith("in_proj_bias"):
+            continue  # a key's bias shifts all scores alike: its gradient is zero but for rounding
+        assert torch.equal(tensor, before[name]) != should, name
+
+
+def test_frozen_parts_stay_bit_identical_in_bf16(stage_file: Callable[..., Path]) -> None:
+    after = weights(train(read(Stage, stage_file(precision="bf16"))))
+    before = read_model(TINY, torch.bfloat16).state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed and all(name.startswith(("vision.", "projector.")) for name in changed)
+
+
+def command(stage: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "stages.train", str(stage), *overrides]
+
+
+def start(stage: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(stage, *overrides), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        log = run / "log.jsonl"
+        if log.exists() and len(log.read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no step {step} in {run}")
+
+
+def test_a_killed_run_ends_as_if_it_had_never_stopped(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    stage = stage_file(epochs=2, learning_rate=dict.fromkeys(PREFIX, 1e-3), save_every=3)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(stage, f"run={whole}")
+    for step in (1, 7, 11):  # before the first checkpoint; between two; the log ahead of the checkpoint
+        process = start(stage, f"run={killed}")
+        wait_for_step(killed, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(stage, f"run={killed}", "workers=1").wait() == 0
+    assert undisturbed.wait() == 0
+    assert losses(killed) == losses(whole)
+    assert len(losses(whole)) == 18
+    a, b = weights(whole / "model"), weights(killed / "model")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_sigterm_saves_and_the_run_continues(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    stage, run = stage_file(epochs=4, save_every=1000), tmp_path / "run"
+    process = start(stage)
+    wait_for_step(run, 3)
+    process.terminate()
+    _, message = process.communicate()
+    assert process.returncode == 143
+    assert b"the same command continues" in message
+    done = len(losses(run))
+    saved = RunFolder(run).newest()
+    assert saved is not None and saved.step == done < 36
+    assert main([str(stage)]) == 0
+    assert [step for step, _, _ in losses(run)] == list(range(1, 37))
+
+
+def test_a_finished_run_is_left_alone(stage_file: Callable[..., Path]) -> None:
+    stage = read(Stage, stage_file())
+    model = train(stage)
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    assert train(stage) == model
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_another_stage_or_other_samples_are_refused(
+    stage_file: Callable[..., Path], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stage_file()
+    train(read(Stage, file))
+    with pytest.raises(SettingsError, match=r"other settings: clip_norm was 1\.0 and is 2\.0\. Use another 'run'"):
+        train(read(Stage, file, ["clip_norm=2.0"]))
+    assert main([str(file), "save_every=7"]) == 0  # changes nothing of what is computed
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text(mixture.read_text().replace("cap: 50", "cap: 40"))
+    assert main([str(file)]) == 1
+    assert "a run over other samples: the mixture or its shards changed" in capsys.readouterr().err
+
+
+def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.save(step, 0, {"weight/x": torch.full((50,), float(step))})
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000002", "step-000000003"]
+    tensors = tmp_path / "state" / "step-000000003" / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    newest = folder.newest()
+    assert newest is not None and newest.step == 2
+    assert newest.tensors()["weight/x"].tolist() == [2.0] * 50
+
+
+def test_a_full_disk_while_saving_leaves_the_former_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save(1, 0, {"weight/x": torch.ones(100)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the kernel refuses to write more
+    try:
+        with pytest.raises(CheckpointError, match="the checkpoint of step 1 survives"):
+            folder.save(2, 0, {"weight/x": torch.ones(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    newest = folder.newest()
+    assert newest is not None and newest.step == 1
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000000001"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start_from": "runs/nowhere/model"}, "start_from: no model folder runs/nowhere/model"),
+        ({"model": "wide.yaml"}, "its language part is not that of"),
+        ({"data": "/nowhere"}, "source 'captions' has no shards"),
+        ({"resolution": 60}, "60 pixels are not a multiple of the patch size 14"),
+        ({"global_batch": 1000}, "fewer than one global batch of 1000"),
+    ],
+)
+def test_what_cannot_run_says_why(
+    stage_file: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = stage_file(**changes)
+    wide = (tmp_path / "model.yaml").read_text().replace("hidden_size: 64", "hidden_size: 128")
+    (tmp_path / "wide.yaml").write_text(wide)
+    assert main([str(file)]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def some_broken(tmp_path: Path) -> Path:
+    """Three shards of captions; the images of two samples can't be decoded, the text of a third is missing."""
+    import numpy as np
+
+    samples = captions(60, np.random.default_rng(3))
+    samples[7]["jpg"] = samples[7]["jpg"][:100]
+    samples[30]["jpg"] = b"not an image"
+    del samples[44]["txt"]
+    write_shards(tmp_path / "broken" / "captions", samples, per_shard=20)
+    return tmp_path / "broken"
+
+
+def test_broken_samples_are_replaced_alike_for_any_number_of_workers(
+    stage_file: Callable[..., Path], some_broken: Path, tmp_path: Path
+) -> None:
+    mixture = {"catalogue": "sources.yaml", "sources": {"captions": {}}}
+    runs = []
+    for workers in (0, 2):
+        file = stage_file(data=str(some_broken), broken_limit=0.2, workers=workers, run=str(tmp_path / f"w{workers}"))
+        (tmp_path / "mixture.yaml").write_text(json.dumps(mixture))
+        train(read(Stage, file))
+        runs.append(tmp_path / f"w{workers}")
+    quarantined = [json.loads(line) for line in (runs[0] / "quarantine.jsonl").read_text().splitlines()]
+    assert {"000000007", "000000030", "000000044"} <= {entry["key"] for entry in quarantined}
+    reasons = {entry["key"]: entry["reason"] for entry in quarantined}
+    assert "not a readable image" in reasons["000000007"] and "no txt member" in reasons["000000044"]
+    assert losses(runs[0]) == losses(runs[1])
+    assert len(losses(runs[0])) == 6
+    assert (runs[0] / "quarantine.jsonl").read_text() == (runs[1] / "quarantine.jsonl").read_text()
+
+
+def test_too_many_broken_samples_stop_the_run(
+    stage_file: Callable[..., Path], some_broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stage_file(data=str(some_broken), epochs=3, broken_limit=0.01)
+    (tmp_path / "mixture.yaml").write_text(json.dumps({"catalogue": "sources.yaml", "sources": {"captions": {}}}))
+    assert main([str(file)]) == 1
+    message = capsys.readouterr().err
+    assert "more than broken_limit 0.01 allows" in message and "are from 'captions'" in message
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine(stage_file: Callable[..., Path]) -> None:
+    stage = read(Stage, stage_file(warmup=0.1))
+    rates = [rate_factor(stage, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0 and rates[55] == pytest.approx(0.5) and 0 < rates[99] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    constant = read(Stage, stage_file(warmup=0.1, schedule="constant"))
+    assert [rate_factor(constant, step, 100) for step in (0, 9, 10, 99)] == [0.1, 1, 1, 1]
+
+
+def test_a_stage_at_another_resolution_resizes(stage_file: Callable[..., Path]) -> None:
+    model = starting_model(read(Stage, stage_file(resolution=112))).model
+    assert (model.config.image_side, model.config.resized_from) == (112, [56])
+
+
+def test_the_table_of_parts_is_shown_before_the_first_step(
+    stage_file: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="yivl"):
+        train(read(Stage, stage_file()))
+    table = next(record.getMessage() for record in caplog.records if record.getMessage().startswith("parts"))
+    rows = [line.split() for line in table.splitlines()[2:]]
+    sizes = {row[0].rstrip(","): row for row in rows}
+    assert sizes["projector"][1:] == ["7,552", "trained", "0.001"]  # 48 * 64 + 64 + 64 * 64 + 64 + 4 * 64
+    assert sizes["language"][2:] == ["frozen", "-"]
+    total = sum(p.numel() for p in read_model(TINY).parameters())
+    assert sum(int(next(cell for cell in row if cell.replace(",", "").isdigit()).replace(",", "")) for row in rows) == total
