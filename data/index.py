@@ -105,7 +105,9 @@ def write(shard: Path) -> Index:
     target = index_path(shard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     with temporary.open("wb") as file:
-        np.savez(file, version=_VERSION, tar_size=shard.stat().st_size, **{f.name: getattr(index, f.name) for f in _COLUMNS})
+        np.savez(
+            file, version=_VERSION, tar_size=shard.stat().st_size, **{f.name: getattr(index, f.name) for f in _COLUMNS}
+        )
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)

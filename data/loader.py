@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import index, tar
 from data.formats import BadSample, format_named, unpack
-from data.mixture import Manifest, taken_samples
+from data.mixture import taken_samples
 from data.order import Order, Place
 from data.packing import Batch, micro_batches, spread
 from yivl.encoder import Encoder, Example, TooLong
@@ -173,21 +173,18 @@ class Loader:
         self.total_steps = samples.order.epoch_samples * epochs // global_batch
         if not self.total_steps:
             raise ValueError(
-                f"{epochs} epochs of {samples.order.epoch_samples} samples are fewer than one global batch of {global_batch}"
+                f"{epochs} epochs of {samples.order.epoch_samples} samples are fewer than one global batch "
+                f"of {global_batch}"
             )
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """The steps from `start` on, as many as there are."""
         numbers = range(start, self.total_steps)
-        loader: Any = DataLoader(
-            self.samples,
-            batch_size=None,
-            sampler=(position for number in numbers for position in self._positions(number)),  # type: ignore[arg-type]
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            prefetch_factor=64 if self.workers else None,
-        )
-        items: Iterator[Item] = iter(loader)
+        positions = (position for number in numbers for position in self._positions(number))
+        options: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged}
+        if self.workers:
+            options |= {"num_workers": self.workers, "prefetch_factor": 64}
+        items: Iterator[Item] = iter(DataLoader(self.samples, sampler=positions, **options))
         for number in numbers:
             yield self._step(number, [next(items) for _ in self._positions(number)])
 

@@ -234,5 +234,3 @@ def describe(manifest: Manifest) -> str:
         lines.append(f"{one.name:24} {one.available:>12,} {cap:>12} {one.taken:>12,}")
     lines.append(f"{'together':24} {'':>12} {'':>12} {manifest.taken:>12,}")
     return "\n".join(lines)
-
-

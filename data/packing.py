@@ -104,5 +104,3 @@ def spread(lengths: Sequence[int], ranks: int) -> list[list[int]]:
         shares[rank].append(sample)
         loads[rank] += lengths[sample]
     return [sorted(share) for share in shares]
-
-

@@ -71,7 +71,7 @@ class Engine:
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFinite(f"the loss is {value} on {', '.join(batch.keys)}")
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += value
         return total
 

@@ -27,7 +27,7 @@ class Stage:
     """Peak rate of each trained part (vision, projector, language). A part without a rate is frozen."""
     mixture: Path
     """The mixture file: sources and caps."""
-    data: str = "data_shards"
+    data: str = "shards"
     """Folder below which the sources' shards lie."""
     global_batch: int
     """Samples of one optimiser step, over all ranks, exactly."""

@@ -71,7 +71,7 @@ def train(stage: Stage) -> Path:
     folder.rewind(done)
     with Recorder(folder, stage.name, done, loader.total_steps) as recorder:
         Trainer(stage, engine, loader, folder, recorder).run(done, broken)
-    model.to(engine.precision).cpu()
+    model.to(engine.precision).cpu()  # type: ignore[arg-type]
     folder.finish(model, tokenizer)
     log.info("%s: %s", stage.name, folder.model)
     return folder.model
@@ -97,7 +97,9 @@ def starting_model(stage: Stage) -> Assembled:
         ):
             if a != b:
                 differ = "; ".join(f"{k} is {b[k]!r}, not {a[k]!r}" for k in a if a[k] != b[k])
-                raise ValueError(f"start_from {stage.start_from}: its {name} part is not that of {stage.model}: {differ}")
+                raise ValueError(
+                    f"start_from {stage.start_from}: its {name} part is not that of {stage.model}: {differ}"
+                )
         start = Assembled(model, tokenizer)
     else:
         start = assemble(source, stage.seed)

@@ -102,4 +102,9 @@ class Trainer:
             self._asked_to_end = True
 
         former = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-        return lambda: [signal.signal(number, handler) for number, handler in former.items()] and None
+
+        def restore() -> None:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+        return restore

@@ -48,7 +48,9 @@ def jpeg(rng: np.random.Generator, width: int = 60, height: int = 40) -> bytes:
 
 
 def captions(count: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    return [caption_sample(f"{i:09d}", jpeg(rng), f"a picture of {'very ' * (i % 7)}odd thing {i}") for i in range(count)]
+    return [
+        caption_sample(f"{i:09d}", jpeg(rng), f"a picture of {'very ' * (i % 7)}odd thing {i}") for i in range(count)
+    ]
 
 
 def chats(count: int, rng: np.random.Generator, text_only: int = 0) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def conversation(case: dict[str, Any]) -> Conversation:
 def collapsed(ids: list[int], patches: int) -> list[int]:
     """Ids with each image as a single placeholder, as the released code has them."""
     first = ids.index(IMAGE_ID)
-    return ids[:first] + [IMAGE_ID] + ids[first + patches :]
+    return [*ids[:first], IMAGE_ID, *ids[first + patches :]]
 
 
 def relative(found: torch.Tensor, expected: np.ndarray) -> float:

@@ -14,7 +14,8 @@ from yivl.encoder import IGNORE, IMAGE_ID, Encoder, TooLong
 
 WORDS = st.sampled_from(
     ["", " ", "\n", "the cat", "猫在哪里？", "两只", "🐱🎉", "###", "### Assistant: yes", "\n### Human: ", "#", "##",
-     "####", "<image_placeholder>", "<image>", "Human:", "\nHuman: hi", "é", "ﬁ", "\t", "1,234", "<unk>", "  two  ", "。"]
+     "####", "<image_placeholder>", "<image>", "Human:", "\nHuman: hi", "é", "ﬁ", "\t", "1,234", "<unk>", "  two  ",
+     "。"]
 )  # fmt: skip
 TEXT = st.lists(WORDS | st.text(max_size=12), max_size=6).map("".join)
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -84,14 +85,18 @@ def test_a_caption_is_images_text_newline_with_the_text_learned(encoder: Encoder
 
 
 def test_the_frame_is_that_of_the_released_prompt() -> None:
-    chat = Conversation(turns=(Turn("human", "Q1", images=1), Turn("assistant", "A1"), Turn("human", "Q2")), images=(IMAGE,))
+    chat = Conversation(
+        turns=(Turn("human", "Q1", images=1), Turn("assistant", "A1"), Turn("human", "Q2")), images=(IMAGE,)
+    )
     assert prompt.text(chat) == (
         f"{prompt.SYSTEM}\n\n### Human: <image_placeholder>\nQ1\n### Assistant: A1\n### Human: Q2\n### Assistant:"
     )
 
 
 def test_an_over_long_conversation_loses_whole_exchanges_from_its_end(tiny: YiVL) -> None:
-    turns = tuple(Turn(role, f"{role} {i}", images=int(role == "human")) for i in range(6) for role in ("human", "assistant"))  # type: ignore[arg-type]
+    turns = tuple(
+        Turn(role, f"{role} {i}", images=int(role == "human")) for i in range(6) for role in ("human", "assistant")
+    )  # type: ignore[arg-type]
     chat = Conversation(turns=turns, images=(IMAGE,) * 6)
     whole = len(Encoder(tiny.tokenizer, patches=4, image_side=28).encode(chat).input_ids)
     short = Encoder(tiny.tokenizer, patches=4, image_side=28, max_length=whole - 1).encode(chat)

@@ -68,7 +68,9 @@ def test_an_index_of_another_content_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.999])
-def test_a_truncated_tar_is_an_error_that_says_where(tmp_path: Path, part: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_tar_is_an_error_that_says_where(
+    tmp_path: Path, part: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     shard = write_shards(tmp_path, captions(4, np.random.default_rng(0)))[0]
     whole = shard.read_bytes()
     end = len(whole.rstrip(b"\0"))

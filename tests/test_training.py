@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, captions
@@ -187,8 +188,6 @@ def test_what_cannot_run_says_why(
 @pytest.fixture
 def some_broken(tmp_path: Path) -> Path:
     """Three shards of captions; the images of two samples can't be decoded, the text of a third is missing."""
-    import numpy as np
-
     samples = captions(60, np.random.default_rng(3))
     samples[7]["jpg"] = samples[7]["jpg"][:100]
     samples[30]["jpg"] = b"not an image"
@@ -252,4 +251,7 @@ def test_the_table_of_parts_is_shown_before_the_first_step(
     assert sizes["projector"][1:] == ["7,552", "trained", "0.001"]  # 48 * 64 + 64 + 64 * 64 + 64 + 4 * 64
     assert sizes["language"][2:] == ["frozen", "-"]
     total = sum(p.numel() for p in read_model(TINY).parameters())
-    assert sum(int(next(cell for cell in row if cell.replace(",", "").isdigit()).replace(",", "")) for row in rows) == total
+    assert (
+        sum(int(next(cell for cell in row if cell.replace(",", "").isdigit()).replace(",", "")) for row in rows)
+        == total
+    )

@@ -13,6 +13,7 @@ from conftest import TINY
 from PIL import Image
 
 from yivl import YiVL, YiVLConfig
+from yivl.assembly import LanguageSource, ModelSource, VisionSource
 from yivl.folder import read_model, write_model
 from yivl.images import PADDING, BadImage, normalise, open_image, to_pixels
 from yivl.vision import Vision
@@ -63,7 +64,17 @@ def test_resize_of_half_precision_weights_works_in_fp32(fresh_tiny: YiVL) -> Non
     vision = fresh_tiny.model.to(torch.bfloat16).vision
     exact = fresh_tiny.model.vision.clip.positional_embedding.detach().float()
     vision.resize(112)
-    other = Vision({"image_size": 56, "patch_size": 14, "width": 48, "layers": 4, "heads": 4, "mlp_ratio": 4.0, "activation": "gelu"})
+    other = Vision(
+        {
+            "image_size": 56,
+            "patch_size": 14,
+            "width": 48,
+            "layers": 4,
+            "heads": 4,
+            "mlp_ratio": 4.0,
+            "activation": "gelu",
+        }
+    )
     other.clip.positional_embedding.data = exact
     other.resize(112)
     assert torch.equal(vision.clip.positional_embedding, other.clip.positional_embedding.to(torch.bfloat16))
@@ -97,7 +108,9 @@ def test_weights_for_another_resolution_are_an_error_that_says_how_to_resize(fre
 def test_missing_and_unexpected_tensors_are_listed(fresh_tiny: YiVL, tmp_path: Path) -> None:
     weights = fresh_tiny.model.state_dict()
     weights["language.extra"] = weights.pop("language.model.norm.weight")
-    with pytest.raises(ValueError, match=r"(?s)missing: language\.model\.norm\.weight \[64\].*unexpected: language\.extra"):
+    with pytest.raises(
+        ValueError, match=r"(?s)missing: language\.model\.norm\.weight \[64\].*unexpected: language\.extra"
+    ):
         build(fresh_tiny.model.config, weights, None, tmp_path)
 
 
@@ -115,8 +128,6 @@ def test_features_are_open_clips_own_last_block_but_one(tiny: YiVL) -> None:
 
 
 def test_shapes_of_an_open_clip_model_are_taken_from_its_name() -> None:
-    from yivl.assembly import LanguageSource, ModelSource, VisionSource
-
     source = ModelSource(
         name="x", vision=VisionSource(open_clip="ViT-H-14"), language=LanguageSource(config={}, tokenizer="t")
     )

@@ -1,7 +1,7 @@
 """Yi-VL: a CLIP ViT, a projector and a Yi language model; training, inference, evaluation.
 
-    from yivl import YiVL
-    answer = YiVL.load("runs/stage3/model").ask("cats.jpg", "How many cats are there?")
+from yivl import YiVL
+answer = YiVL.load("runs/stage3/model").ask("cats.jpg", "How many cats are there?")
 """
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

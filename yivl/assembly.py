@@ -130,4 +130,3 @@ def _vision_config(source: VisionSource) -> dict[str, Any]:
         "mlp_ratio": shapes.get("mlp_ratio", 4.0),
         "activation": "quick_gelu" if known.get("quick_gelu") else "gelu",
     }
-

@@ -6,6 +6,7 @@ a cache is passed; here the bounds of the samples are passed explicitly and each
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def attention(
             query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
             is_causal=True, scale=scaling, enable_gqa=True,
         )
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
+        for start, end in pairwise(bounds)
     ]  # fmt: skip
     return torch.cat(pieces, dim=2).transpose(1, 2), None
 

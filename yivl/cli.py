@@ -1,8 +1,8 @@
 """The command `yivl`.
 
-    yivl ask MODEL IMAGE "How many cats are there?"
-    yivl chat MODEL [IMAGE]
-    yivl convert MODEL OUT --layout released
+yivl ask MODEL IMAGE "How many cats are there?"
+yivl chat MODEL [IMAGE]
+yivl convert MODEL OUT --layout released
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def read_model(folder: str | Path, dtype: torch.dtype | None = None) -> YiVLForC
     return build(YiVLConfig.from_pretrained(path), read_weights(path), dtype, where=path)
 
 
-def write_model(
-    model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path
-) -> None:
+def write_model(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a model folder in our layout: the configuration last, so that a folder without it is unfinished."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Asking a model about images.
 
-    from yivl import YiVL
-    model = YiVL.load("runs/stage3/model")
-    print(model.ask("cats.jpg", "How many cats are there?"))
+from yivl import YiVL
+model = YiVL.load("runs/stage3/model")
+print(model.ask("cats.jpg", "How many cats are there?"))
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    BatchFeature,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from yivl import prompt
 from yivl.conversation import Conversation, ImageSource, question
@@ -32,7 +38,8 @@ class YiVL:
     """A model with its tokenizer and processor, ready to answer."""
 
     def __init__(self, model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model.eval()
+        model.eval()  # type: ignore[no-untyped-call]
+        self.model = model
         self.tokenizer = tokenizer
 
     @property
@@ -62,7 +69,8 @@ class YiVL:
             dtype = cast(torch.dtype, getattr(torch, dtype))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = read_model(path, dtype)
-        return cls(cast(YiVLForConditionalGeneration, model.to(chosen)), load_tokenizer(path))
+        model.to(chosen)  # type: ignore[arg-type]
+        return cls(model, load_tokenizer(path))
 
     def ask(self, image: ImageSource | None, text: str, *, max_new_tokens: int = 512, **generation: Any) -> str:
         """The answer to one question about one image (or, with None, about none).
@@ -96,9 +104,7 @@ class YiVL:
         """The answer to one question, piece by piece as it is generated."""
         return self.stream_chat(question(image, text), max_new_tokens=max_new_tokens, **generation)
 
-    def stream_chat(
-        self, conversation: Conversation, *, max_new_tokens: int = 512, **generation: Any
-    ) -> Iterator[str]:
+    def stream_chat(self, conversation: Conversation, *, max_new_tokens: int = 512, **generation: Any) -> Iterator[str]:
         """The model's next turn, piece by piece. Joined, the pieces are what `chat` returns."""
         inputs = self._inputs([conversation])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)

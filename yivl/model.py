@@ -28,20 +28,22 @@ PARTS = ("vision", "projector", "language")
 class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """CLIP ViT, two-layer projector and a Llama-architecture language model."""
 
+    config: YiVLConfig
+
     config_class = YiVLConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _can_compile_fullgraph = False
-    _no_split_modules = ("LlamaDecoderLayer", "ResidualAttentionBlock")
+    _no_split_modules = ["LlamaDecoderLayer", "ResidualAttentionBlock"]  # noqa: RUF012 (as transformers has it)
 
     def __init__(self, config: YiVLConfig) -> None:
         super().__init__(config)
         self.vision = Vision(config.vision_config)
         self.projector = projector(config.vision_config["width"], config.text_config.hidden_size)
         self.language = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=ATTENTION)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's token embeddings."""
@@ -172,17 +174,17 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
 
     @torch.no_grad()
-    def generate(
-        self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        """transformers' `generate`; returns the prompt's ids (padding id at image patches) and the new ones.
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `generate`, with `pixel_values` as in `forward`; returns the prompt's ids (the padding id at
+        image patches) and the new ones.
 
         The images go in once, as embeddings, and logits processors see ids without placeholders.
         """
-        if input_ids is not None and "inputs_embeds" not in kwargs:
-            kwargs["inputs_embeds"] = self.embed(input_ids, pixel_values)
-            padding = self.generation_config.pad_token_id or 0
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        pixels = kwargs.pop("pixel_values", None)
+        if input_ids is not None and kwargs.get("inputs_embeds") is None:
+            kwargs["inputs_embeds"] = self.embed(input_ids, pixels)
             if kwargs.get("attention_mask") is None:
                 kwargs["attention_mask"] = torch.ones_like(input_ids)
-            input_ids = input_ids.masked_fill(input_ids == IMAGE_ID, padding)
-        return super().generate(input_ids, **kwargs)  # type: ignore[misc]
+            input_ids = input_ids.masked_fill(input_ids == IMAGE_ID, self.generation_config.pad_token_id or 0)
+        return super().generate(input_ids, *args, **kwargs)  # type: ignore[misc]

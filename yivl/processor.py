@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,12 +25,10 @@ class YiVLProcessor(ProcessorMixin):
         patch_size: pixels of one patch.
     """
 
-    valid_processor_kwargs = dict
-
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, image_side: int = 224, patch_size: int = 14, **kwargs: Any
     ) -> None:
-        super().__init__(tokenizer, **kwargs)
+        super().__init__(tokenizer, **kwargs)  # type: ignore[no-untyped-call]
         self.tokenizer = tokenizer
         self.image_side = image_side
         self.patch_size = patch_size
@@ -65,12 +63,16 @@ class YiVLProcessor(ProcessorMixin):
         if kwargs.pop("return_tensors", "pt") != "pt" or kwargs:
             raise TypeError(f"unknown arguments {sorted(kwargs)}; tensors are torch's")
         texts = [text] if isinstance(text, str) else list(text or ())
-        pictures = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+        pictures: list[ImageSource] = []
+        if images is not None:
+            pictures = list(images) if isinstance(images, list | tuple) else [cast(ImageSource, images)]
         placeholders = sum(one.count(prompt.PLACEHOLDER) for one in texts)
         if placeholders != len(pictures):
             raise ValueError(f"{placeholders} image placeholders in the text but {len(pictures)} images")
         encoder = self.encoder
-        return self._batch([encoder.prompt_ids(one) for one in texts], [to_pixels(p, self.image_side) for p in pictures])
+        return self._batch(
+            [encoder.prompt_ids(one) for one in texts], [to_pixels(p, self.image_side) for p in pictures]
+        )
 
     def encode(self, conversations: Sequence[Conversation]) -> BatchFeature:
         """Inputs of conversations that the model is to answer."""
@@ -101,8 +103,7 @@ class YiVLProcessor(ProcessorMixin):
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
             found = [next(p[k] for k in ("image", "url", "path") if k in p) for p in parts if p["type"] == "image"]
             said = "\n".join(part["text"] for part in parts if part["type"] == "text")
-            role = "human" if message["role"] == "user" else "assistant"
-            turns.append(Turn(role, said, images=len(found)))
+            turns.append(Turn("human" if message["role"] == "user" else "assistant", said, images=len(found)))
             images += found
         whole = Conversation(turns=tuple(turns), images=tuple(images))
         return self.encode([whole]) if tokenize else prompt.text(whole)

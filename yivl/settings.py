@@ -143,7 +143,13 @@ def _value(hint: Any, value: Any, at: str, errors: list[str]) -> Any:
     return _scalar(hint, value, at, errors)
 
 
-_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    Path: "a path",
+}
 
 
 def _scalar(hint: Any, value: Any, at: str, errors: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Weights in files: reading the shards of a folder, writing them, and building a model with every tensor accounted for."""
+"""Weights in files: reading, writing, and building a model with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -85,4 +85,5 @@ def build(
     model: YiVLForConditionalGeneration = YiVLForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype or stored
     )
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model

@@ -17,12 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from eval.mmmu.run import evaluate
 from stages.quickstart.examination import Asked, accuracy, examine, held_out_questions
-from stages.quickstart.mmmu_set import write_mmmu_set
 from stages.quickstart.prepare import Amounts, prepare
-from stages.quickstart.questions import all_kinds, chance
-from stages.quickstart.report import Example, write_report
 from stages.stage import Stage
 from stages.train import train
 from yivl import YiVL

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data.shards import caption_sample, conversation_sample, write_shards
-from stages.quickstart.questions import Question, all_kinds, ask, caption, conversation, text_context
+from stages.quickstart.questions import FACTS, Question, ask, caption, conversation, text_context
 from stages.quickstart.scenes import Scene, draw, sample_scene
 from stages.quickstart.tokenizer import train_tokenizer
 from yivl import prompt
@@ -40,7 +39,9 @@ def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
     """Writes the shards and the tokenizer below `folder`."""
     rng = np.random.default_rng(seed)
     texts = [prompt.text(words) for words in (_words(rng, f"{i}") for i in range(1500))]
-    texts += [caption(sample_scene(rng, held_out=False), language, rng) for language in ("en", "zh") for _ in range(300)]
+    texts += [
+        caption(sample_scene(rng, held_out=False), language, rng) for language in ("en", "zh") for _ in range(300)
+    ]
     train_tokenizer(texts, folder / "tokenizer", VOCABULARY)
     shards = folder / "shards"
     words = (conversation_sample(_words(rng, f"{i:06d}")) for i in range(amounts.words))
@@ -59,8 +60,9 @@ def picture(scene: Scene, rng: np.random.Generator) -> bytes:
 
 
 def shuffled_questions(scene: Scene, language: str, rng: np.random.Generator) -> list[Question]:
-    """One question of each kind, in random order."""
-    return [ask(scene, all_kinds[kind], language, rng) for kind in rng.permutation(len(all_kinds))]
+    """Some facts asked for openly and some by choice, in random order. A choice is the harder thing to learn."""
+    kinds = [FACTS[fact] for fact in rng.permutation(len(FACTS))[:3]] + ["choice"] * 3
+    return [ask(scene, kinds[kind], language, rng) for kind in rng.permutation(len(kinds))]
 
 
 def _words(rng: np.random.Generator, key: str) -> Any:

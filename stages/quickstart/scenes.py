@@ -83,9 +83,7 @@ def sample_scene(rng: np.random.Generator, held_out: bool) -> Scene:
     else:
         pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in HELD_OUT]
         shape, colour = pick(rng, pairs)
-    return Scene(
-        shape=shape, colour=colour, count=pick(rng, COUNTS), side=pick(rng, SIDES), label=pick(rng, LABELS)
-    )
+    return Scene(shape=shape, colour=colour, count=pick(rng, COUNTS), side=pick(rng, SIDES), label=pick(rng, LABELS))
 
 
 def draw(scene: Scene, side_px: int, rng: np.random.Generator) -> Image.Image:
