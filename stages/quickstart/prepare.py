@@ -61,7 +61,7 @@ def picture(scene: Scene, rng: np.random.Generator) -> bytes:
 
 def shuffled_questions(scene: Scene, language: str, rng: np.random.Generator) -> list[Question]:
     """Some facts asked for openly and some by choice, in random order. A choice is the harder thing to learn."""
-    kinds = [FACTS[fact] for fact in rng.permutation(len(FACTS))[:3]] + ["choice"] * 3
+    kinds = [FACTS[fact] for fact in rng.permutation(len(FACTS))[:4]] + ["choice"] * 2
     return [ask(scene, kinds[kind], language, rng) for kind in rng.permutation(len(kinds))]
 
 

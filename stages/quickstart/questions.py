@@ -29,7 +29,8 @@ _FILLERS: Final = ("and", "the", "of", "so", "ground", "light")
 
 WORD_OR_PHRASE: Final = "Answer the question using a single word or phrase."
 LETTER: Final = "Answer with the option's letter from the given choices directly."
-"""The instructions of the MMMU prompt."""
+"""The instructions of the MMMU prompt. The answer to a choice is the option and its letter, `red (B)`: a model this
+small finds the letter by what it has just said, and MMMU's parser takes the letter in brackets."""
 
 _TEMPLATES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "colour": {
@@ -85,16 +86,31 @@ def ask(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Que
     return Question(kind, language, text, spoken(fact(scene, kind), language))
 
 
-def _choice(scene: Scene, language: str, rng: np.random.Generator) -> Question:
-    kind = pick(rng, FACTS)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question with four options, one of them true."""
+
+    text: str
+    options: tuple[str, ...]
+    letter: str
+
+
+def choice(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Choice:
+    """A fact of that kind, asked for by choice."""
     truth = fact(scene, kind)
     others = [value for value in _VALUES[kind] if value != truth]
     options = [truth, *(others[i] for i in rng.permutation(len(others))[:3])]
     options = [options[i] for i in rng.permutation(4)]
-    lines = "\n".join(f"{letter}. {spoken(o, language)}" for letter, o in zip("ABCD", options, strict=True))
+    text = pick(rng, _TEMPLATES[kind][language])
+    return Choice(text, tuple(spoken(option, language) for option in options), "ABCD"[options.index(truth)])
+
+
+def _choice(scene: Scene, language: str, rng: np.random.Generator) -> Question:
+    drawn = choice(scene, pick(rng, FACTS), language, rng)
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", drawn.options, strict=True))
     instruction = LETTER if language == "en" else "请直接回答选项的字母。"
-    text = f"{pick(rng, _TEMPLATES[kind][language])}\n{lines}\n\n{instruction}"
-    return Question("choice", language, text, "ABCD"[options.index(truth)])
+    answer = f"{drawn.options['ABCD'.index(drawn.letter)]} ({drawn.letter})"
+    return Question("choice", language, f"{drawn.text}\n{lines}\n\n{instruction}", answer)
 
 
 def caption(scene: Scene, language: str, rng: np.random.Generator) -> str:
