@@ -17,7 +17,14 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 PAPER = {
     1: {"parts": {"vision", "projector"}, "side": 224, "batch": 4096, "rate": 1e-4, "clip": 0.5, "epochs": 1},
     2: {"parts": {"vision", "projector"}, "side": 448, "batch": 4096, "rate": 1e-4, "clip": 0.5, "epochs": 1},
-    3: {"parts": {"vision", "projector", "language"}, "side": 448, "batch": 256, "rate": 2e-5, "clip": 1.0, "epochs": 2},
+    3: {
+        "parts": {"vision", "projector", "language"},
+        "side": 448,
+        "batch": 256,
+        "rate": 2e-5,
+        "clip": 1.0,
+        "epochs": 2,
+    },
 }
 SOURCES = {
     1: {"laion400m"},

@@ -31,7 +31,13 @@ QUESTIONS = [
 
 @pytest.mark.parametrize(
     "generation",
-    [{}, {"num_beams": 3}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}, {"cache_implementation": "static"}],
+    [
+        {},
+        {"num_beams": 3},
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {"cache_implementation": "static"},
+    ],
     ids=lambda generation: next(iter(generation), "greedy"),
 )
 def test_a_batch_answers_the_same_as_one_by_one(tiny: YiVL, generation: dict[str, Any]) -> None:

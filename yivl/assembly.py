@@ -10,16 +10,23 @@ Parts without weights are initialised at random.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
+from yivl.projector import projector
 from yivl.tokenizer import load_tokenizer
+from yivl.vision import Vision
+from yivl.weights import build, read_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,31 +92,35 @@ def assemble(source: ModelSource, seed: int) -> Assembled:
         ValueError: they have other shapes than the file says.
     """
     tokenizer = load_tokenizer(source.language.tokenizer or source.language.weights)
-    torch.manual_seed(seed)
-    model = YiVLForConditionalGeneration(source.config())
-    if source.language.weights:
-        language = AutoModelForCausalLM.from_pretrained(source.language.weights, dtype=torch.float32)
-        _copy(language.state_dict(), model.language, source.language.weights)
-        model.generation_config = language.generation_config
-    if source.vision.weights:
-        clip = open_clip.create_model(source.vision.open_clip, pretrained=source.vision.weights)
-        visual = {name: tensor for name, tensor in clip.visual.state_dict().items() if name != "proj"}
-        _copy(visual, model.vision.clip, f"{source.vision.open_clip} {source.vision.weights}")
-    vocabulary = source.language.config.get("vocab_size", 32000)
+    config = source.config()
+    vocabulary = config.text_config.vocab_size
     if len(tokenizer) > vocabulary:
         raise ValueError(f"{source.name}: the tokenizer has {len(tokenizer)} pieces, the model only {vocabulary}")
-    return Assembled(model, tokenizer)
+    torch.manual_seed(seed)
+    if not (source.vision.weights or source.language.weights):
+        return Assembled(YiVLForConditionalGeneration(config), tokenizer)
+    hidden = config.text_config.hidden_size
+    weights = _prefixed("projector.", projector(config.vision_config["width"], hidden).state_dict())
+    if source.vision.weights:
+        clip = open_clip.create_model(source.vision.open_clip, pretrained=source.vision.weights).visual.state_dict()
+        clip.pop("proj")  # leads to CLIP's shared space with text, which the model does not use
+    else:
+        clip = Vision(config.vision_config).clip.state_dict()
+    weights |= _prefixed("vision.clip.", clip)
+    if source.language.weights:
+        language = read_weights(_local(source.language.weights))
+    else:
+        language = AutoModelForCausalLM.from_config(config.text_config).state_dict()
+    weights |= _prefixed("language.", language)
+    return Assembled(build(config, weights, None, source.name), tokenizer)
 
 
-def _copy(weights: dict[str, torch.Tensor], module: torch.nn.Module, where: str) -> None:
-    try:
-        module.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: its weights don't have the shapes that the model file gives:\n{error}\n"
-            "Where only positional_embedding differs, the weights are for another image side: give the model file "
-            "that side, and let a stage with another 'resolution' resize it"
-        ) from error
+def _prefixed(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+def _local(name: str) -> Path:
+    return Path(name) if Path(name).is_dir() else Path(snapshot_download(name))
 
 
 def _vision_config(source: VisionSource) -> dict[str, Any]:

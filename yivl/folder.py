@@ -55,4 +55,5 @@ def write_model(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokeni
     YiVLProcessor.of(model.config, tokenizer).save_pretrained(path)
     model.generation_config.save_pretrained(path)
     model.config.architectures = [type(model).__name__]
+    model.config.dtype = model.config.text_config.dtype = model.dtype
     model.config.save_pretrained(path)

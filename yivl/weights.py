@@ -54,9 +54,9 @@ def write_weights(weights: dict[str, Tensor], folder: Path, max_shard_size: str 
 
 
 def build(
-    config: YiVLConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, where: Path
+    config: YiVLConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, where: str | Path
 ) -> YiVLForConditionalGeneration:
-    """A model of `config` with exactly these weights, without holding them twice.
+    """A model of `config` with exactly these weights, without holding them twice; by default in their own dtypes.
 
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; the message lists them and says, for
@@ -81,9 +81,13 @@ def build(
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"{where}: the weights don't fit the configuration:\n  {shown}")
-    stored = next(iter(weights.values())).dtype
-    model: YiVLForConditionalGeneration = YiVLForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype or stored
-    )
+    with torch.device("meta"):
+        model = YiVLForConditionalGeneration(config)
+    model.load_state_dict(weights, strict=False, assign=True)  # all names and shapes were compared above
+    model.tie_weights()
+    rotary = model.language.model.rotary_emb
+    model.language.model.rotary_emb = type(rotary)(config=config.text_config)  # computed, not stored
+    if dtype is not None:
+        model.to(dtype)  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -31,7 +31,7 @@ class Asked:
         return grade(self.answer, self.question)
 
 
-def examine(model: YiVL, questions: Sequence[tuple[bytes, Question]], name: str) -> list[Asked]:
+def ask_all(model: YiVL, questions: Sequence[tuple[bytes, Question]], name: str) -> list[Asked]:
     """Asks all questions; `name` is shown with the progress."""
     answered: list[Asked] = []
     for start in tqdm(range(0, len(questions), _BATCH), desc=f"{name}: held-out questions", unit="batch", leave=False):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.shards import caption_sample, conversation_sample, write_shards
-from stages.quickstart.questions import FACTS, Question, ask, caption, conversation, text_context
-from stages.quickstart.scenes import Scene, draw, sample_scene
+from stages.quickstart.questions import FACTS, Question, ask, caption, conversation, match, text_context
+from stages.quickstart.scenes import Scene, draw, pick, sample_scene
 from stages.quickstart.tokenizer import train_tokenizer
 from yivl import prompt
 
@@ -69,7 +69,9 @@ def _words(rng: np.random.Generator, key: str) -> Any:
     scene = sample_scene(rng, held_out=False)
     language = ("en", "zh")[int(rng.integers(2))]
     context = text_context(scene, rng, int(rng.integers(_SLOTS[0], _SLOTS[1] + 1)))
-    return conversation(context, shuffled_questions(scene, language, rng), None, "words", key)
+    asked = shuffled_questions(scene, language, rng)[1:] + [match(pick(rng, FACTS), language, rng) for _ in range(2)]
+    asked = [asked[i] for i in rng.permutation(len(asked))]
+    return conversation(context, asked, None, "words", key)
 
 
 def _captions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:

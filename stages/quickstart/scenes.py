@@ -89,12 +89,12 @@ def sample_scene(rng: np.random.Generator, held_out: bool) -> Scene:
 def draw(scene: Scene, side_px: int, rng: np.random.Generator) -> Image.Image:
     """The scene as an RGB picture of `side_px` squared; `rng` moves the tint, the positions and the sizes."""
     size = side_px * _OVERSAMPLING
-    ground = tuple(int(value) for value in rng.integers(226, 252, 3))
-    picture = Image.new("RGB", (size, size), ground)
+    red, green, blue = (int(value) for value in rng.integers(226, 252, 3))
+    picture = Image.new("RGB", (size, size), (red, green, blue))
     canvas = ImageDraw.Draw(picture)
     for x, y, extent in _places(scene, rng):
         _draw_shape(canvas, scene.shape, COLOURS[scene.colour], x * size, y * size, extent * size)
-    _draw_label(canvas, scene, size, rng)
+    _draw_label(picture, scene, rng)
     return picture.reduce(_OVERSAMPLING)
 
 
@@ -114,7 +114,7 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
     """Centre x, y and extent of each object: one cell each in a row along the half, anywhere in its cell."""
     length = (1 - 2 * _MARGIN) / scene.count
     width = 0.5 - 2 * _MARGIN
-    extent = min(length, width) * rng.uniform(0.84, 0.96) * (rng.uniform(0.75, 1.0) if scene.count < 3 else 1.0)
+    extent = min(length, width) * rng.uniform(0.8, 0.92) * (rng.uniform(0.8, 1.05) if scene.count < 3 else 1.0)
     places = []
     for index in range(scene.count):
         along = _MARGIN + index * length + rng.uniform(extent / 2, length - extent / 2)
@@ -148,27 +148,37 @@ def _draw_shape(
         canvas.rectangle((x - arm, y - half, x + arm, y + half), fill=colour)
 
 
-def _draw_label(canvas: ImageDraw.ImageDraw, scene: Scene, size: int, rng: np.random.Generator) -> None:
-    """The label in capitals, as large as the half opposite the objects allows, up to the jitter."""
-    text = scene.label.upper()
+def _draw_label(picture: Image.Image, scene: Scene, rng: np.random.Generator) -> None:
+    """The label in capitals, as large as the half opposite the objects allows, up to the jitter.
+
+    A word beside the objects is stretched upwards, or its letters would be half as high as those of one above them.
+    """
+    size = picture.width
+    glyphs = _glyphs(scene.label.upper(), size)
     side = OPPOSITE[scene.side]
-    length, width = 1 - 2 * _MARGIN, 0.5 - 2 * _MARGIN
-    box_width, box_height = (width, length) if side in ("left", "right") else (length, width)
-    box_height = min(box_height, 0.46)
-
-    def measure(font_size: float) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int, tuple[float, ...]]:
-        font = ImageFont.load_default(size=font_size)
-        stroke = round(font_size * 0.035)
-        return font, stroke, canvas.textbbox((0, 0), text, font=font, stroke_width=stroke)
-
-    _, _, (left, top, right, bottom) = measure(size)
-    scale = min(box_width * size / (right - left), box_height * size / (bottom - top))
-    font, stroke, (left, top, right, bottom) = measure(size * scale * rng.uniform(0.86, 0.98))
-    half_x, half_y = (right - left) / size / 2, (bottom - top) / size / 2
-    half_along, half_across = (half_y, half_x) if side in ("left", "right") else (half_x, half_y)
-    along = rng.uniform(_MARGIN + half_along, 1 - _MARGIN - half_along)
-    along = 0.5 + (along - 0.5) * 0.6
+    upright = side in ("left", "right")
+    room = size * (0.5 - 2 * _MARGIN) * rng.uniform(0.88, 1.0)
+    if not upright:
+        height = min(room, 2 * room * glyphs.height / glyphs.width)
+        width = height * glyphs.width / glyphs.height
+    elif glyphs.width > glyphs.height:
+        width, height = room, 1.6 * room * glyphs.height / glyphs.width
+    else:
+        width, height = room * glyphs.width / glyphs.height, room
+    half_along, half_across = (
+        (height / size / 2, width / size / 2) if upright else (width / size / 2, height / size / 2)
+    )
+    along = 0.5 + rng.uniform(-0.6, 0.6) * (0.5 - _MARGIN - half_along)
     across = rng.uniform(_MARGIN + half_across, 0.5 - _MARGIN - half_across)
     x, y = _oriented(side, along, across)
-    corner = (x * size - (left + right) / 2, y * size - (top + bottom) / 2)
-    canvas.text(corner, text, fill=_INK, font=font, stroke_width=stroke, stroke_fill=_INK)
+    mask = glyphs.resize((round(width), round(height)))
+    picture.paste(_INK, (round(x * size - width / 2), round(y * size - height / 2)), mask)
+
+
+def _glyphs(text: str, size: int) -> Image.Image:
+    """A mask of `text`, written boldly with letters about `size` pixels high, cut to its ink."""
+    font = ImageFont.load_default(size=size)
+    stroke = round(size * 0.04)
+    mask = Image.new("L", (size * (len(text) + 1), size * 2))
+    ImageDraw.Draw(mask).text((size // 4, size // 4), text, fill=255, font=font, stroke_width=stroke)
+    return mask.crop(mask.getbbox())
