@@ -72,7 +72,7 @@ def summary(stages: int = 3) -> dict[str, Any]:
     return {
         "accuracy": accuracy,
         "chance": {**dict.fromkeys(KINDS, 0.211), "all": 0.197},
-        "seconds": {"data": 12.3, "stage1": 84.0, "stage1 examined": 5.0, "total": 101.3},
+        "seconds": {"data": 12.3, "stage1": 84.0, "stage1, examined": 5.0, "total": 101.3},
         "peak_gib": 1.94,
         "answers": [],
         "mmmu": {"Overall": 0.654, "Art and Design": 0.6, "Tech and Engineering": 0.733},
@@ -136,7 +136,7 @@ def test_a_kind_that_a_stage_was_not_asked_is_a_dash(tmp_path: Path) -> None:
 
 def test_time_and_memory_are_shown(tmp_path: Path) -> None:
     shown = page(tmp_path)
-    for text in ("1 min 41 s", "1.9 GiB", "12.3 s", "1 min 24 s", "Stage 1 examined"):
+    for text in ("1 min 41 s", "1.9 GiB", "12.3 s", "1 min 24 s", "Stage 1, examined"):
         assert text in shown.text
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.shards import caption_sample, conversation_sample, write_shards
-from stages.quickstart.questions import FACTS, Question, ask, caption, conversation, match, text_context
-from stages.quickstart.scenes import Scene, draw, pick, sample_scene
+from stages.quickstart.questions import FACTS, LANGUAGES, Question, ask, caption, conversation, drill, text_context
+from stages.quickstart.scenes import Scene, draw, sample_scene
 from stages.quickstart.tokenizer import train_tokenizer
 from yivl import prompt
 
@@ -30,6 +30,7 @@ class Amounts:
     """Samples of each source."""
 
     words: int
+    drills: int
     captions: int
     questions: int
     """In each language."""
@@ -39,15 +40,15 @@ def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
     """Writes the shards and the tokenizer below `folder`."""
     rng = np.random.default_rng(seed)
     texts = [prompt.text(words) for words in (_words(rng, f"{i}") for i in range(1500))]
-    texts += [
-        caption(sample_scene(rng, held_out=False), language, rng) for language in ("en", "zh") for _ in range(300)
-    ]
+    texts += [caption(sample_scene(rng, held_out=False), language, rng) for language in LANGUAGES for _ in range(300)]
     train_tokenizer(texts, folder / "tokenizer", VOCABULARY)
     shards = folder / "shards"
     words = (conversation_sample(_words(rng, f"{i:06d}")) for i in range(amounts.words))
     write_shards(shards / "words", words, per_shard=2000)
+    drills = ({"__key__": f"{i:06d}", "txt": drill(LANGUAGES[i % 2], rng)} for i in range(amounts.drills))
+    write_shards(shards / "drills", drills, per_shard=5000)
     write_shards(shards / "captions", _captions(rng, amounts.captions), per_shard=1000)
-    for language in ("en", "zh"):
+    for language in LANGUAGES:
         samples = _questions(rng, amounts.questions, language)
         write_shards(shards / f"questions_{language}", samples, per_shard=1000)
 
@@ -67,17 +68,15 @@ def shuffled_questions(scene: Scene, language: str, rng: np.random.Generator) ->
 
 def _words(rng: np.random.Generator, key: str) -> Any:
     scene = sample_scene(rng, held_out=False)
-    language = ("en", "zh")[int(rng.integers(2))]
+    language = LANGUAGES[int(rng.integers(2))]
     context = text_context(scene, rng, int(rng.integers(_SLOTS[0], _SLOTS[1] + 1)))
-    asked = shuffled_questions(scene, language, rng)[1:] + [match(pick(rng, FACTS), language, rng) for _ in range(2)]
-    asked = [asked[i] for i in rng.permutation(len(asked))]
-    return conversation(context, asked, None, "words", key)
+    return conversation(context, shuffled_questions(scene, language, rng), None, "words", key)
 
 
 def _captions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         scene = sample_scene(rng, held_out=False)
-        language = ("en", "zh")[number % 2]
+        language = LANGUAGES[number % 2]
         yield caption_sample(f"{number:09d}", picture(scene, rng), caption(scene, language, rng))
 
 

@@ -279,8 +279,8 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _title(name: str) -> str:
-    """A name from the summary as the page shows it, escaped: "stage1 examined" is "Stage 1 examined"."""
-    words = re.sub(r"^stage(\d+)", r"stage \1", name.replace("_", " ")).replace("mmmu", "MMMU")
+    """A name from the summary as the page shows it, escaped: "stage1, examined" is "Stage 1, examined"."""
+    words = re.sub(r"^stage(\d+)", r"stage \1", name.replace("_", " "))
     return escape(words[:1].upper() + words[1:])
 
 
