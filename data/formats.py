@@ -65,9 +65,12 @@ def conversation(sample: Members, source: str, key: str) -> Conversation:
         raise BadSample(f"its json has no readable 'conversations': {type(error).__name__}: {error}") from error
     turns = []
     for speaker, value in messages:
-        if speaker not in _ROLES or not isinstance(value, str):
+        if not isinstance(speaker, str) or speaker not in _ROLES or not isinstance(value, str):
             raise BadSample(f"a message is from {speaker!r}; known are {', '.join(_ROLES)}")
-        turns.append(Turn(_ROLES[speaker], value.replace("<image>", "").strip(), images=value.count("<image>")))
+        images = value.count("<image>")
+        if images and _ROLES[speaker] == "assistant":
+            raise BadSample("an answer holds an <image>")
+        turns.append(Turn(_ROLES[speaker], value.replace("<image>", "").strip(), images=images))
     try:
         return Conversation(turns=tuple(turns), images=_images(sample), source=source, key=key)
     except ValueError as error:

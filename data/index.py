@@ -99,8 +99,8 @@ def build(shard: Path) -> Index:
     )
 
 
-def write(shard: Path) -> Index:
-    """Builds the index of a shard and puts it beside it, atomically. Raises as `build` does."""
+def write(shard: Path) -> Path:
+    """Builds the index of a shard and puts it beside it, atomically; returns its path. Raises as `build` does."""
     index = build(shard)
     target = index_path(shard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -111,7 +111,7 @@ def write(shard: Path) -> Index:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)
-    return index
+    return target
 
 
 _COLUMNS = fields(Index)
@@ -137,7 +137,7 @@ def load(shard: Path) -> Index:
             if int(stored["version"]) != _VERSION or int(stored["tar_size"]) != shard.stat().st_size:
                 raise BadIndex(f"{target} was made for another content of {shard.name}; {remedy}")
             return Index(**{column.name: stored[column.name] for column in _COLUMNS})
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, BadIndex):
             raise
         raise BadIndex(f"{target} can't be read ({error}); {remedy}") from error
@@ -155,7 +155,8 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 index = load(shard)
             except BadIndex:
-                index = write(shard)
+                write(shard)
+                index = load(shard)
             samples += len(index)
         except (OSError, BadTar) as error:
             failed += 1

@@ -10,6 +10,7 @@ reported with its reason.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,21 @@ class Broken:
 class Item:
     """What was loaded for one position."""
 
-    example: Example
+    example: Example | None
+    """None when too many replacements failed."""
     broken: tuple[Broken, ...]
+
+
+class BrokenSource(RuntimeError):
+    """So many samples in a row can't be used that the source must be at fault; `broken` lists them."""
+
+    def __init__(self, broken: tuple[Broken, ...]) -> None:
+        last = broken[-1]
+        super().__init__(
+            f"{len(broken)} samples of source {last.source!r} in a row can't be used, the last {last.key} in "
+            f"{last.shard}: {last.reason}. Is its 'format' in the catalogue the right one?"
+        )
+        self.broken = broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +111,7 @@ class Samples(Dataset[Item]):
             except (BadSample, BadImage, TooLong, tar.BadTar) as error:
                 broken.append(self._report(position, place, error))
             if len(broken) == _MAX_REPLACEMENTS:
-                raise RuntimeError(
-                    f"position {position}: {_MAX_REPLACEMENTS} samples in a row can't be used, the last "
-                    f"{broken[-1].source}/{broken[-1].key} in {broken[-1].shard}: {broken[-1].reason}"
-                )
+                return Item(None, tuple(broken))
             place = self.order.replacement(position, len(broken), place.source)
 
     def length(self, place: Place) -> int:
@@ -183,7 +194,7 @@ class Loader:
         positions = (position for number in numbers for position in self._positions(number))
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged}
         if self.workers:
-            options |= {"num_workers": self.workers, "prefetch_factor": 64}
+            options |= {"num_workers": self.workers, "prefetch_factor": 64, "worker_init_fn": _deaf}
         items: Iterator[Item] = iter(DataLoader(self.samples, sampler=positions, **options))
         for number in numbers:
             yield self._step(number, [next(items) for _ in self._positions(number)])
@@ -198,7 +209,11 @@ class Loader:
         return [first + sample for sample in share]
 
     def _step(self, number: int, items: Sequence[Item]) -> Step:
-        examples = [item.example for item in items]
+        examples = []
+        for item in items:
+            if item.example is None:
+                raise BrokenSource(item.broken)
+            examples.append(item.example)
         return Step(
             number,
             micro_batches(examples, self.tokens_per_micro_batch),
@@ -210,3 +225,9 @@ class Loader:
 def _unchanged(item: Item) -> Item:
     """Keeps numpy arrays as they are: a tensor that crosses processes would hold a file descriptor each."""
     return item
+
+
+def _deaf(worker: int) -> None:
+    """A scheduler signals the whole process group; it is the trainer that ends the run, and its workers with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 A mixture names sources of the catalogue (`configs/sources.yaml`) and caps what each may give. The manifest says, for
 each source, how many samples there were, how many were taken, and which: those whose hash (of the seed, the source, the
-shard's name and the sample's key) lies below a threshold. So the choice depends on nothing else: not on ranks, workers,
+shard's path and the sample's key) lies below a threshold. So the choice depends on nothing else: not on ranks, workers,
 other sources or the order of shards. It is saved with the run.
 """
 
@@ -24,6 +24,7 @@ from yivl import settings
 Array = np.ndarray[Any, Any]
 _ALL = 2**64
 """The threshold below which every hash lies."""
+_MAX_SALTS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,8 @@ class Source:
 
     def __post_init__(self) -> None:
         format_named(self.format)
+        if Path(self.shards).is_absolute():
+            raise ValueError(f"shards is {self.shards!r}; it is relative to the stage's 'data' folder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,22 +174,24 @@ def resolve(mixture: Mixture, folder: Path, seed: int) -> Manifest:
 
 
 def _choose(name: str, form: str, shards: Sequence[Path], folder: Path, cap: int | None, seed: int) -> Chosen:
-    indexes = [index.load(shard) for shard in shards]
-    available = sum(map(len, indexes))
-    salt, threshold = 0, _ALL
     paths = [shard.relative_to(folder).as_posix() for shard in shards]
+    keys = [index.load(shard).hashes for shard in shards]  # 8 bytes a sample; the rest of an index is not kept
+    available = sum(map(len, keys))
+    salt, threshold = 0, _ALL
     if cap is not None and cap < available:
-        while True:
-            hashes = np.sort(np.concatenate(
-                [_hashes(one.hashes, seed, name, path, salt) for one, path in zip(indexes, paths, strict=True)]
-            ))  # fmt: skip
+        for salt in range(_MAX_SALTS):
+            hashes = np.concatenate([_hashes(of, seed, name, path, salt) for of, path in zip(keys, paths, strict=True)])
+            hashes.partition((cap - 1, cap))
             threshold = int(hashes[cap])
             if hashes[cap - 1] < hashes[cap]:
                 break
-            salt += 1
+        else:
+            raise ValueError(
+                f"source {name!r}: the keys of its samples are not distinct enough to choose {cap} of them"
+            )
     chosen = [
-        Shard(path=path, samples=len(one), taken=len(_below(one, seed, name, path, salt, threshold)))
-        for path, one in zip(paths, indexes, strict=True)
+        Shard(path=path, samples=len(of), taken=len(_below(of, seed, name, path, salt, threshold)))
+        for path, of in zip(paths, keys, strict=True)
     ]
     return Chosen(
         name=name, format=form, available=available, cap=cap, taken=sum(shard.taken for shard in chosen),
@@ -200,7 +205,7 @@ def taken_samples(manifest: Manifest, source: Chosen, shard: Shard, of: index.In
     Raises:
         BadIndex: the shard does not hold what the manifest counted.
     """
-    samples = _below(of, manifest.seed, source.name, shard.path, source.salt, source.threshold)
+    samples = _below(of.hashes, manifest.seed, source.name, shard.path, source.salt, source.threshold)
     if len(of) != shard.samples or len(samples) != shard.taken:
         raise index.BadIndex(
             f"{shard.path} has {len(of)} samples, of which {len(samples)} are chosen; the run's manifest says "
@@ -209,16 +214,15 @@ def taken_samples(manifest: Manifest, source: Chosen, shard: Shard, of: index.In
     return samples
 
 
-def _below(of: index.Index, seed: int, source: str, path: str, salt: int, threshold: int) -> Array:
+def _below(keys: Array, seed: int, source: str, path: str, salt: int, threshold: int) -> Array:
     if threshold == _ALL:
-        return np.arange(len(of))
-    return np.flatnonzero(_hashes(of.hashes, seed, source, path, salt) < np.uint64(threshold))
+        return np.arange(len(keys))
+    return np.flatnonzero(_hashes(keys, seed, source, path, salt) < np.uint64(threshold))
 
 
 def _hashes(keys: Array, seed: int, source: str, path: str, salt: int) -> Array:
     """uint64 hashes of samples, from those of their keys (splitmix64's finaliser)."""
-    shard = Path(path).name
-    base = hashlib.blake2b(json.dumps([seed, source, shard, salt]).encode(), digest_size=8).digest()
+    base = hashlib.blake2b(json.dumps([seed, source, path, salt]).encode(), digest_size=8).digest()
     mixed = keys ^ np.uint64(int.from_bytes(base, "little"))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

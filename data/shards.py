@@ -36,8 +36,14 @@ def write_shards(folder: Path, samples: Iterable[Mapping[str, Any]], per_shard: 
     """Writes `00000.tar`, `00001.tar`, … with their indexes; returns their paths.
 
     A shard appears under its name only when it is complete and on disk.
+
+    Raises:
+        FileExistsError: the folder holds shards already, which would be mixed with the new ones.
+        BadTar: a key comes twice in a shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.tar")):
+        raise FileExistsError(f"{folder} holds shards already; choose another folder, or remove them")
     written: list[Path] = []
     batch: list[Mapping[str, Any]] = []
     for sample in samples:
@@ -52,14 +58,18 @@ def write_shards(folder: Path, samples: Iterable[Mapping[str, Any]], per_shard: 
 
 def _write_shard(shard: Path, samples: Iterable[Mapping[str, Any]]) -> Path:
     temporary = shard.with_name(f".{shard.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        with webdataset.TarWriter(file) as writer:
-            for sample in samples:
-                writer.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(shard)
-    index.write(shard)
+    try:
+        with temporary.open("wb") as file:
+            with webdataset.TarWriter(file) as writer:
+                for sample in samples:
+                    writer.write(sample)
+            file.flush()
+            os.fsync(file.fileno())
+        index.write(temporary).replace(index.index_path(shard))
+        temporary.replace(shard)
+        os.utime(index.index_path(shard))  # an index older than its shard would not be trusted
+    finally:
+        temporary.unlink(missing_ok=True)
     return shard
 
 

@@ -66,7 +66,10 @@ def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -
             raise BadTar(f"{name}: cut off: {member.name} at byte {at} needs {member.end} bytes, the file has {total}")
         if kind in (_PAX, _GNU_NAME):
             content = file.read(size)
-            long_name = _pax_path(content) or long_name if kind == _PAX else content.rstrip(b"\0").decode()
+            try:
+                long_name = _pax_path(content) or long_name if kind == _PAX else content.rstrip(b"\0").decode()
+            except ValueError as error:
+                raise BadTar(f"{name}: damaged extended header at byte {at}") from error
         elif kind in (_PAX_GLOBAL, _GNU_LINK):
             pass
         else:
@@ -98,6 +101,8 @@ def _header_name(header: bytes) -> str:
 def _pax_path(content: bytes) -> str:
     while content:
         length, _, rest = content.partition(b" ")
+        if int(length) <= 0:
+            raise ValueError("an empty record")
         record, content = rest[: int(length) - len(length) - 2], content[int(length) :]
         if record.startswith(b"path="):
             return record[5:].decode()

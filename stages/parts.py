@@ -61,6 +61,12 @@ def cast(model: nn.Module, frozen: torch.dtype) -> None:
         parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
 
 
+def cast_all(model: nn.Module, dtype: torch.dtype) -> None:
+    """All parameters to `dtype` on the CPU, for writing."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to("cpu", dtype)
+
+
 def describe(table: list[Part]) -> str:
     """The table as text."""
     lines = [f"{'module':42} {'parameters':>16}  {'':8} {'rate':>8}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,14 +44,18 @@ class Recorder:
     """Writes records; a context manager, since files and the bar must be closed."""
 
     def __init__(self, folder: RunFolder, name: str, start: int, total: int) -> None:
-        self._log = folder.log.open("a", encoding="utf-8")
-        self._quarantine = folder.quarantine.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=start)
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=start, desc=name, unit="step", dynamic_ncols=terminal,
-            mininterval=0.1 if terminal else 15,
-        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            self._log = stack.enter_context(folder.log.open("a", encoding="utf-8"))
+            self._quarantine = stack.enter_context(folder.quarantine.open("a", encoding="utf-8"))
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+            stack.callback(self._board.close)
+            terminal = sys.stderr.isatty()
+            self._bar = tqdm(
+                total=total, initial=start, desc=name, unit="step", dynamic_ncols=terminal,
+                mininterval=0.1 if terminal else 15,
+            )  # fmt: skip
+            stack.callback(self._bar.close)
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Recorder:
         return self
@@ -58,16 +63,19 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
-        self._board.close()
-        self._log.close()
-        self._quarantine.close()
+        # on a full disk closing fails too, and must not hide the error that says so
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self._open.close()
+
+    def quarantine(self, step: int, broken: Sequence[Broken]) -> None:
+        """Samples that were replaced."""
+        for sample in broken:
+            print(json.dumps({"step": step, **asdict(sample)}), file=self._quarantine)
+        self._quarantine.flush()
 
     def record(self, record: Record, broken: Sequence[Broken]) -> None:
         """One step, and the samples that were replaced in it."""
-        for sample in broken:
-            print(json.dumps({"step": record.step, **asdict(sample)}, ensure_ascii=False), file=self._quarantine)
-        self._quarantine.flush()
+        self.quarantine(record.step, broken)
         print(json.dumps(asdict(record)), file=self._log, flush=True)
         samples_rate, tokens_rate = record.samples / record.seconds, record.tokens / record.seconds
         scalars = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,17 +63,19 @@ class Stage:
         problems = [f"unknown part {part!r} in learning_rate; the parts are {', '.join(PARTS)}"
                     for part in self.learning_rate if part not in PARTS]  # fmt: skip
         problems += [f"learning_rate of {part} is {rate}; leave a part out to freeze it"
-                     for part, rate in self.learning_rate.items() if rate <= 0]  # fmt: skip
+                     for part, rate in self.learning_rate.items() if not 0 < rate < math.inf]  # fmt: skip
         if not self.learning_rate:
             problems.append("learning_rate names no part: nothing would be trained")
         for name in ("resolution", "global_batch", "tokens_per_micro_batch", "max_length", "epochs", "save_every"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
-        if self.clip_norm <= 0:
+        if not 0 < self.clip_norm < math.inf:
             problems.append(f"clip_norm is {self.clip_norm}; above 0")
         for name in ("warmup", "broken_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} is {getattr(self, name)}; between 0 and 1")
+        if self.seed < 0:
+            problems.append(f"seed is {self.seed}; at least 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas are {list(self.betas)}; two numbers from 0 to below 1")
         if problems:

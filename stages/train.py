@@ -9,15 +9,17 @@ A run that ended early, however, is continued by the same command, and ends as i
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 
 from data.index import BadIndex
-from data.loader import Loader, Samples
+from data.loader import BrokenSource, Loader, Samples
 from data.mixture import Mixture, describe, resolve
 from data.order import Order
 from data.tar import BadTar
@@ -31,8 +33,9 @@ from stages.trainer import Interrupted, TooManyBroken, Trainer
 from yivl.assembly import Assembled, ModelSource, assemble
 from yivl.encoder import Encoder
 from yivl.folder import check_folder, read_model
-from yivl.settings import SettingsError, read
+from yivl.settings import SettingsError, plain, read
 from yivl.tokenizer import load_tokenizer
+from yivl.weights import fingerprint
 
 log = logging.getLogger("yivl")
 
@@ -41,8 +44,9 @@ def train(stage: Stage) -> Path:
     """Runs a stage to its end, from wherever it stands; returns the model folder."""
     folder = RunFolder(Path(stage.run))
     manifest = resolve(read(Mixture, stage.mixture), Path(stage.data), stage.seed)
-    folder.open(stage, manifest)
+    folder.open(stage, manifest, starting_point(stage))
     if folder.finished:
+        folder.clear()
         log.info("%s is done: %s", stage.name, folder.model)
         return folder.model
     log.info("samples\n%s", describe(manifest))
@@ -71,10 +75,17 @@ def train(stage: Stage) -> Path:
     folder.rewind(done)
     with Recorder(folder, stage.name, done, loader.total_steps) as recorder:
         Trainer(stage, engine, loader, folder, recorder).run(done, broken)
-    model.to(engine.precision).cpu()  # type: ignore[arg-type]
+    parts.cast_all(model, engine.precision)
     folder.finish(model, tokenizer)
     log.info("%s: %s", stage.name, folder.model)
     return folder.model
+
+
+def starting_point(stage: Stage) -> str:
+    """Tells what a stage starts from: the model file, and the weights of `start_from`."""
+    source = yaml.safe_dump(plain(read(ModelSource, stage.model)))
+    weights = fingerprint(Path(stage.start_from)) if stage.start_from else ""
+    return f"{hashlib.sha256(source.encode()).hexdigest()} {weights}"
 
 
 def starting_model(stage: Stage) -> Assembled:
@@ -113,6 +124,12 @@ def _shapes(config: object) -> dict[str, object]:
     return {name: getattr(config, name) for name in names}
 
 
+_ERRORS = (
+    OSError, ValueError, BadIndex, BadTar, BrokenSource, CheckpointError, NonFinite, SettingsError, TooManyBroken,
+)  # fmt: skip
+"""What is the matter with settings, files or data: told in a line, without a traceback."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status: 0 when the stage is done, 143 when it was asked to stop."""
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__.split("\n")[0])
@@ -131,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as ended:
         log.info("%s", ended)
         return 143
-    except (SettingsError, OSError, ValueError, BadIndex, BadTar, NonFinite, CheckpointError, TooManyBroken) as error:
+    except _ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
-from data.loader import Loader, Step
+from data.loader import BrokenSource, Loader, Step
 from stages.engine import Engine
 from stages.recorder import Record, Recorder
 from stages.run_folder import RunFolder
@@ -46,6 +46,7 @@ class Trainer:
             Interrupted: asked to end; a checkpoint of the last step is saved.
             TooManyBroken: the share of unreadable samples exceeds the stage's limit.
             NonFinite: a loss or gradient is not a number; nothing of that step was applied.
+            BrokenSource: of a source, many samples in a row are unreadable.
         """
         restore = self._listen()
         try:
@@ -56,11 +57,15 @@ class Trainer:
                 clock = time.perf_counter()
                 broken += len(step.broken)
                 self.recorder.record(record, step.broken)
-                self._judge(step, broken)
-                if self._asked_to_end or record.step % self.stage.save_every == 0:
+                last = record.step == self.loader.total_steps
+                if self._asked_to_end or last or record.step % self.stage.save_every == 0:
                     self.folder.save(record.step, broken, self.engine.state())
+                self._judge(step, broken)
                 if self._asked_to_end:
                     raise Interrupted(f"stopped after step {record.step}; the same command continues from there")
+        except BrokenSource as error:
+            self.recorder.quarantine(self.loader.total_steps, error.broken)
+            raise
         finally:
             restore()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_parts_keep_their_weights_bit_for_bit(parts: Path) -> None:
         assert torch.equal(model.language(ids).logits, chat(ids).logits)
 
 
+def test_image_tokens_begin_at_the_scale_of_words(parts: Path) -> None:
+    model = assemble(source(parts), seed=0).model.float()
+    words = model.get_input_embeddings().weight
+    with torch.no_grad():
+        images = model.image_tokens(torch.randint(0, 255, (2, 3, 56, 56), dtype=torch.uint8))
+    assert images.std() == pytest.approx(words.std(), rel=0.05)
+
+
 def test_the_new_projector_depends_on_the_seed_alone(parts: Path) -> None:
     first, again, other = (assemble(source(parts), seed=seed).model.projector.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
@@ -91,6 +100,31 @@ def test_shapes_other_than_the_files_are_listed(parts: Path) -> None:
         assemble(source(parts, hidden_size=128), seed=0)
     with pytest.raises(ValueError, match="the tokenizer has 2400 pieces, the model only 1000"):
         assemble(source(parts, vocab_size=1000), seed=0)
+
+
+def test_clip_weights_for_another_resolution_say_how_to_resize(parts: Path) -> None:
+    content = open_clip.create_model("tiny-clip").state_dict()
+    content["visual.positional_embedding"] = torch.zeros(65, 48)
+    torch.save(content, parts / "larger.pt")
+    other = replace(source(parts), vision=replace(source(parts).vision, weights=str(parts / "larger.pt")))
+    with pytest.raises(ValueError, match=r"(?s)for images of 112 pixels.*model\.resize\(56\)"):
+        assemble(other, seed=0)
+
+
+def test_missing_parts_are_named(parts: Path) -> None:
+    none = replace(source(parts), vision=replace(source(parts).vision, weights="none.pt"))
+    with pytest.raises(FileNotFoundError, match=r"vision weights 'none\.pt': no such file"):
+        assemble(none, seed=0)
+    nowhere = replace(source(parts).language, weights="runs/no/where")
+    with pytest.raises(FileNotFoundError, match="no tokenizer folder runs/no/where"):
+        assemble(replace(source(parts), language=nowhere), seed=0)
+
+
+def test_mistyped_language_settings_are_refused(parts: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown key 'language\.config\.hiden_size'; did you mean 'hidden_size'"):
+        source(parts, hiden_size=64).config()
+    with pytest.raises(ValueError, match="hidden_size"):
+        source(parts, hidden_size="64").config()
 
 
 def test_impossible_model_files_are_refused() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -93,18 +95,31 @@ def test_streaming_never_shows_a_stop_or_takes_text_back() -> None:
     assert shown == prompt.cut(whole) == "two # cats ##\n## end"
 
 
+def test_an_abandoned_stream_stops_generating(tiny: YiVL) -> None:
+    before = threading.active_count()
+    stream = tiny.stream(CATS, "x", max_new_tokens=3000, min_new_tokens=3000)
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_a_conversation_beyond_the_context_is_refused(tiny: YiVL) -> None:
+    with pytest.raises(ValueError, match=r"takes \d+ tokens, images included; the model reads 4096 at most"):
+        tiny.ask(CATS, "long " * 5000)
+
+
 def test_an_error_while_streaming_reaches_the_caller(tiny: YiVL) -> None:
     with pytest.raises(ValueError, match="model_kwargs"):
         list(tiny.stream(CATS, "x", max_new_tokens=2, no_such_option=1))
 
 
 def test_each_row_stops_at_its_own_separator(tiny: YiVL) -> None:
-    stop = _Stop(tiny.tokenizer, prompt_length=1)
-    rows = ["a b\n###", "abc\nHuman:", "nothing #", "x ### y"]
+    stop = _Stop(tiny.tokenizer, 1, Event())
+    rows = ["a b\n###", "abc\nHuman:", "abc\n Human:", "nothing #", "x ### y"]
     ids = [tiny.tokenizer(row).input_ids for row in rows]
     width = max(map(len, ids)) + 1
     padded = torch.tensor([[5] * (width - len(row)) + row for row in ids])
-    assert stop(padded, None).tolist() == [True, True, False, True]
+    assert stop(padded, None).tolist() == [True, True, True, False, True]
 
 
 def test_an_image_is_taken_in_every_form(tiny: YiVL) -> None:
@@ -161,6 +176,11 @@ def test_wrong_inputs_say_what_is_wrong(tiny: YiVL, tmp_path: Path) -> None:
         YiVL.load(tmp_path)
     with pytest.raises(ValueError, match="unknown dtype 'float99'"):
         YiVL.load(TINY, dtype="float99")
+    for device in ("nowhere", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device '{device}' can't be used"):
+            YiVL.load(TINY, device=device)
+    with pytest.raises(ValueError, match="role 'system'; known are user, assistant"):
+        tiny.processor.apply_chat_template([{"role": "system", "content": "x"}])
     with pytest.raises(ValueError, match="nothing to answer"):
         tiny.chat(Conversation(turns=(Turn("human", "a"), Turn("assistant", "b"))))
     with pytest.raises(ValueError, match="1 image placeholders in the text but 0 images"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import pytest
 import torch
 from conftest import TINY
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from yivl import Conversation, Turn, YiVL, prompt
+from yivl import Conversation, Turn, YiVL, YiVLForConditionalGeneration, prompt
 from yivl.encoder import IMAGE_ID
 from yivl.folder import read_model, write_model
 from yivl.images import normalise, to_pixels
 from yivl.released import write_released
 from yivl.tokenizer import load_tokenizer
+from yivl.weights import write_weights
 
 CASES = json.loads((TINY / "cases.json").read_text(encoding="utf-8"))
 EXPECTED = dict(np.load(TINY / "expected.npz"))
@@ -94,6 +98,58 @@ def test_own_layout_round_trip_is_bit_exact(tiny: YiVL, tmp_path: Path) -> None:
     assert_equal_weights(tiny.model, read_model(tmp_path))
     text = "猫 and dog\n### Human: <unk> 1"
     assert load_tokenizer(tmp_path)(text).input_ids == tiny.tokenizer(text).input_ids
+
+
+def test_sharded_bin_and_half_precision_checkpoints_are_read(tiny: YiVL, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    tower = next((tmp_path / "vit").iterdir())
+    torch.save(load_file(tower / "model.safetensors"), tower / "pytorch_model.bin")
+    (tower / "model.safetensors").unlink()
+    halved = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    (tmp_path / "model.safetensors").unlink()
+    write_weights(halved, tmp_path, max_shard_size="500KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    model = YiVL.load(tmp_path)  # a float32 tower and a bfloat16 language model
+    assert {p.dtype for p in model.model.vision.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.model.language.parameters()} == {torch.bfloat16}
+    assert model.ask(TINY / "image_0.png", "图中有几只猫？", max_new_tokens=4)
+    next(tmp_path.glob("model-00001*")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"incomplete: model-00001-of-\d+\.safetensors is missing"):
+        YiVL.load(tmp_path)
+
+
+def test_rotary_frequencies_stay_exact_in_half_precision(tiny: YiVL) -> None:
+    half = YiVL.load(TINY, dtype="bfloat16")
+    assert torch.equal(half.model.language.model.rotary_emb.inv_freq, tiny.model.language.model.rotary_emb.inv_freq)
+
+
+def test_tied_embeddings_survive_both_layouts(tiny: YiVL, tmp_path: Path) -> None:
+    config = copy.deepcopy(tiny.model.config)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = True
+    tied = YiVLForConditionalGeneration(config)
+    write_model(tied, tiny.tokenizer, tmp_path / "ours")
+    write_released(tied, tiny.tokenizer, tmp_path / "released")
+    for folder in ("ours", "released"):
+        again = read_model(tmp_path / folder)
+        assert_equal_weights(tied, again)
+        assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+def test_what_the_released_layout_cannot_say_is_refused(fresh_tiny: YiVL, tmp_path: Path) -> None:
+    fresh_tiny.model.config.text_config.rope_parameters = {"rope_type": "linear", "rope_theta": 5e6, "factor": 2.0}
+    with pytest.raises(ValueError, match="no words for scaled rope"):
+        write_released(fresh_tiny.model, fresh_tiny.tokenizer, tmp_path)
+
+
+def test_damaged_weights_and_other_models_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut off"):
+        YiVL.load(tmp_path / "cut")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="its model_type is 'llama'; 'yivl', or Yi-VL's own 'llava'"):
+        YiVL.load(tmp_path)
 
 
 def names(file: Path) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -41,7 +42,8 @@ def test_tars_of_other_tools_are_read(tmp_path: Path) -> None:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-        found = index.write(shard)
+        index.write(shard)
+        found = index.load(shard)
         assert [found.key(i) for i in range(len(found))][-2:] == [long, "b"]
         members = unpack(read(shard, int(found.offsets[-2]), int(found.sizes[-2])))
         assert members == {"txt": b"one", "json": b"{}"}
@@ -97,6 +99,12 @@ def test_a_key_that_comes_twice_is_an_error(tmp_path: Path) -> None:
         write_shards(tmp_path, [*samples, samples[0]])
 
 
+def test_shards_are_not_mixed_with_those_of_a_former_run(tmp_path: Path) -> None:
+    write_shards(tmp_path, captions(3, np.random.default_rng(0)))
+    with pytest.raises(FileExistsError, match="holds shards already"):
+        write_shards(tmp_path, captions(3, np.random.default_rng(0)))
+
+
 def test_a_conversation_keeps_its_turns_and_images() -> None:
     sample = chats(3, np.random.default_rng(0))[2]
     members = {name: content for name, content in sample.items() if name != "__key__"}
@@ -126,11 +134,17 @@ def test_the_image_tag_moves_to_the_front_of_its_turn() -> None:
             {"json": b'{"conversations": [{"from": "human", "value": "<image> <image>"}]}', "jpg": b"x"},
             "2 image placeholders but 1 images",
         ),
+        (
+            "conversation",
+            {"json": b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "<image>"}]}'},
+            "an answer holds an <image>",
+        ),
+        ("conversation", {"json": b'{"conversations": [{"from": ["human"], "value": "a"}]}'}, "from ['human']"),
         ("conversation", {"json": b'{"conversations": [{"from": "robot", "value": "hi"}]}'}, "from 'robot'"),
     ],
 )
 def test_broken_samples_say_why(form: str, members: dict[str, bytes], message: str) -> None:
-    with pytest.raises(BadSample, match=message):
+    with pytest.raises(BadSample, match=re.escape(message)):
         FORMATS[form](members, "source", "key")
 
 

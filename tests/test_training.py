@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -24,7 +25,8 @@ from stages.run_folder import CheckpointError, RunFolder
 from stages.schedule import rate_factor
 from stages.stage import Stage
 from stages.train import main, starting_model, train
-from yivl.folder import read_model
+from yivl import YiVL
+from yivl.folder import read_model, write_model
 from yivl.settings import SettingsError, read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +113,64 @@ def test_sigterm_saves_and_the_run_continues(stage_file: Callable[..., Path], tm
     assert saved is not None and saved.step == done < 36
     assert main([str(stage)]) == 0
     assert [step for step, _, _ in losses(run)] == list(range(1, 37))
+
+
+def test_a_signal_to_the_whole_process_group_saves_too(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    stage, run = stage_file(epochs=8, save_every=1000, workers=2), tmp_path / "run"
+    process = subprocess.Popen(
+        command(stage),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_for_step(run, 3)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    saved = RunFolder(run).newest()
+    assert saved is not None and saved.step == len(losses(run))
+
+
+def test_a_model_that_cannot_be_written_loses_nothing(
+    stage_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = stage_file(save_every=1000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))  # enough for a checkpoint, not for the model
+    try:
+        assert main([str(stage)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "The last checkpoint survives" in capsys.readouterr().err
+    saved = RunFolder(tmp_path / "run").newest()
+    assert saved is not None and saved.step == 9
+    assert main([str(stage)]) == 0
+    assert len(losses(tmp_path / "run")) == 9
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    file = stage_file()
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SettingsError, match="another process trains in"):
+            train(read(Stage, file))
+
+
+def test_a_resume_from_other_weights_is_refused(
+    stage_file: Callable[..., Path], fresh_tiny: YiVL, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "start"
+    write_model(fresh_tiny.model, fresh_tiny.tokenizer, start)
+    file = stage_file(start_from=str(start))
+    assert main([str(file)]) == 0
+    with torch.no_grad():
+        fresh_tiny.model.projector[0].weight += 1
+    write_model(fresh_tiny.model, fresh_tiny.tokenizer, start)
+    assert main([str(file)]) == 1
+    assert "started from other weights" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(stage_file: Callable[..., Path]) -> None:
@@ -213,6 +273,17 @@ def test_broken_samples_are_replaced_alike_for_any_number_of_workers(
     assert losses(runs[0]) == losses(runs[1])
     assert len(losses(runs[0])) == 6
     assert (runs[0] / "quarantine.jsonl").read_text() == (runs[1] / "quarantine.jsonl").read_text()
+
+
+def test_a_source_of_another_format_is_named(
+    stage_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stage_file()
+    catalogue = tmp_path / "sources.yaml"
+    catalogue.write_text(catalogue.read_text().replace("format: conversation", "format: caption"))
+    assert main([str(file)]) == 1
+    assert "20 samples of source 'chats' in a row can't be used" in capsys.readouterr().err
+    assert (tmp_path / "run" / "quarantine.jsonl").read_text().count("no txt member") == 20
 
 
 def test_too_many_broken_samples_stop_the_run(

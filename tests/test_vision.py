@@ -177,6 +177,8 @@ def test_bad_images_say_what_is_wrong(tmp_path: Path) -> None:
         open_image(tmp_path / "none.jpg")
     with pytest.raises(TypeError, match="uint8"):
         open_image(np.zeros((4, 4, 3)))
+    with pytest.raises(BadImage, match="as a square it would have more than the limit"):
+        to_pixels(Image.new("RGB", (30_000, 10)), 56)
     with io.BytesIO() as file:
         Image.new("1", (10_000, 10_000)).save(file, "PNG")
         with pytest.raises(BadImage, match="more than the limit"):

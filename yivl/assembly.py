@@ -10,6 +10,7 @@ Parts without weights are initialised at random.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import open_clip
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
@@ -26,7 +28,7 @@ from yivl.model import YiVLForConditionalGeneration
 from yivl.projector import projector
 from yivl.tokenizer import load_tokenizer
 from yivl.vision import Vision
-from yivl.weights import build, read_weights
+from yivl.weights import build, read_file, read_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +74,23 @@ class ModelSource:
     language: LanguageSource
 
     def config(self) -> YiVLConfig:
-        """The model's configuration, from the file alone."""
-        return YiVLConfig(vision_config=_vision_config(self.vision), text_config=LlamaConfig(**self.language.config))
+        """The model's configuration, from the file alone.
+
+        Raises:
+            ValueError: a key or value that transformers' LlamaConfig does not have or take.
+        """
+        given = self.language.config
+        known = set(LlamaConfig().to_dict())
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else "it is none of LlamaConfig's"
+                raise ValueError(f"model {self.name}: unknown key 'language.config.{key}'; {hint}")
+        try:
+            text = LlamaConfig(**given)
+        except StrictDataclassError as error:
+            raise ValueError(f"model {self.name}: language.config: {error}") from error
+        return YiVLConfig(vision_config=_vision_config(self.vision), text_config=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +115,59 @@ def assemble(source: ModelSource, seed: int) -> Assembled:
         raise ValueError(f"{source.name}: the tokenizer has {len(tokenizer)} pieces, the model only {vocabulary}")
     torch.manual_seed(seed)
     if not (source.vision.weights or source.language.weights):
-        return Assembled(YiVLForConditionalGeneration(config), tokenizer)
+        return Assembled(_scaled(YiVLForConditionalGeneration(config)), tokenizer)
     hidden = config.text_config.hidden_size
     weights = _prefixed("projector.", projector(config.vision_config["width"], hidden).state_dict())
-    if source.vision.weights:
-        clip = open_clip.create_model(source.vision.open_clip, pretrained=source.vision.weights).visual.state_dict()
-        clip.pop("proj")  # leads to CLIP's shared space with text, which the model does not use
-    else:
-        clip = Vision(config.vision_config).clip.state_dict()
+    clip = _clip_weights(source.vision) if source.vision.weights else Vision(config.vision_config).clip.state_dict()
     weights |= _prefixed("vision.clip.", clip)
     if source.language.weights:
         language = read_weights(_local(source.language.weights))
     else:
         language = AutoModelForCausalLM.from_config(config.text_config).state_dict()
     weights |= _prefixed("language.", language)
-    return Assembled(build(config, weights, None, source.name), tokenizer)
+    return Assembled(_scaled(build(config, weights, None, source.name)), tokenizer)
+
+
+def _scaled(model: YiVLForConditionalGeneration) -> YiVLForConditionalGeneration:
+    """Gives a new projector's output the scale of the language model's words.
+
+    Its last layer norm would otherwise begin with image tokens tens of times as large as words, beside which nothing
+    that the language model's layers add to them counts.
+    """
+    with torch.no_grad():
+        model.projector[-1].weight.fill_(model.get_input_embeddings().weight.float().std())
+    return model
 
 
 def _prefixed(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
+def _clip_weights(source: VisionSource) -> dict[str, Tensor]:
+    """The image tower of open_clip weights as they are: open_clip's own loader would resize them without a word."""
+    file = source.weights
+    if not Path(file).is_file():
+        known = open_clip.get_pretrained_cfg(source.open_clip, file)
+        if not known:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(source.open_clip))
+            raise FileNotFoundError(
+                f"vision weights {file!r}: no such file, and no tag of open_clip's; its tags are {tags}"
+            )
+        file = open_clip.download_pretrained(known)
+    whole = read_file(Path(file))
+    # `proj` leads to CLIP's shared space with text, which the model does not use
+    tower = {n.removeprefix("visual."): t for n, t in whole.items() if n.startswith("visual.") and n != "visual.proj"}
+    if not tower:
+        raise ValueError(f"{file} holds no image tower ('visual.…') in open_clip's form")
+    return tower
+
+
 def _local(name: str) -> Path:
-    return Path(name) if Path(name).is_dir() else Path(snapshot_download(name))
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1:
+        raise FileNotFoundError(f"no model folder {name}")
+    return Path(snapshot_download(name))
 
 
 def _vision_config(source: VisionSource) -> dict[str, Any]:
@@ -130,8 +177,9 @@ def _vision_config(source: VisionSource) -> dict[str, Any]:
     if known is None:
         raise ValueError(f"open_clip has no model {source.open_clip!r}; open_clip.list_models() names them")
     shapes = known["vision_cfg"]
-    if not isinstance(shapes["layers"], int) or "timm_model_name" in shapes:
-        raise ValueError(f"{source.open_clip} is not a plain vision transformer; only those are supported")
+    extra = set(shapes) - {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
+    if extra or not isinstance(shapes.get("layers"), int):
+        raise ValueError(f"{source.open_clip} is not a plain vision transformer (it has {', '.join(sorted(extra))})")
     return {
         "image_size": shapes["image_size"],
         "patch_size": shapes["patch_size"],

@@ -48,6 +48,8 @@ class YiVLConfig(PreTrainedConfig):
             text_config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
         self.text_config = text_config or LlamaConfig()
         self.resized_from = list(resized_from or [])
+        if self.vision_config["activation"] not in ("gelu", "quick_gelu"):
+            raise ValueError(f"activation {self.vision_config['activation']!r}; 'gelu' and 'quick_gelu' are supported")
         size, patch = self.vision_config["image_size"], self.vision_config["patch_size"]
         if size % patch:
             raise ValueError(f"image_size {size} is not a multiple of patch_size {patch}")

@@ -59,6 +59,8 @@ class Conversation:
                     f"{self.name}: turn {index + 1} is by {turn.role!r}; turns alternate and begin with "
                     f"'human', so {expected!r} was expected"
                 )
+            if turn.role == "assistant" and turn.images:
+                raise ValueError(f"{self.name}: turn {index + 1} is an answer and can't hold images")
 
     @property
     def plain(self) -> bool:

@@ -6,17 +6,18 @@ told apart by its `model_type`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
 from yivl.processor import YiVLProcessor
 from yivl.released import is_released, read_released
 from yivl.tokenizer import save_tokenizer
-from yivl.weights import build, read_weights, write_weights
+from yivl.weights import build, read_weights, stored_weights, write_weights
 
 
 def check_folder(folder: str | Path) -> Path:
@@ -42,18 +43,25 @@ def read_model(folder: str | Path, dtype: torch.dtype | None = None) -> YiVLForC
     """
     path = check_folder(folder)
     if is_released(path):
-        return read_released(path, dtype)
-    return build(YiVLConfig.from_pretrained(path), read_weights(path), dtype, where=path)
+        model = read_released(path, dtype)
+    else:
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind != YiVLConfig.model_type:
+            raise ValueError(f"{path}: its model_type is {kind!r}; 'yivl', or Yi-VL's own 'llava', was expected")
+        model = build(YiVLConfig.from_pretrained(path), read_weights(path), dtype, where=path)
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
 
 
 def write_model(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a model folder in our layout: the configuration last, so that a folder without it is unfinished."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    write_weights(model.state_dict(), path)
+    write_weights(stored_weights(model), path)
     save_tokenizer(tokenizer, path)
     YiVLProcessor.of(model.config, tokenizer).save_pretrained(path)
     model.generation_config.save_pretrained(path)
     model.config.architectures = [type(model).__name__]
-    model.config.dtype = model.config.text_config.dtype = model.dtype
+    model.config.dtype = model.config.text_config.dtype = model.get_output_embeddings().weight.dtype
     model.config.save_pretrained(path)

@@ -77,11 +77,13 @@ def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def pad_to_square(image: Image.Image) -> Image.Image:
-    """`image` centred on a square of the padding colour."""
+    """`image` centred on a square of the padding colour; `BadImage` when that would be larger than `MAX_PIXELS`."""
     width, height = image.size
     side = max(width, height)
     if width == height:
         return image
+    if side * side > MAX_PIXELS:
+        raise BadImage(f"{width} x {height} pixels: as a square it would have more than the limit of {MAX_PIXELS}")
     square = Image.new("RGB", (side, side), PADDING)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Thread
-from typing import Any, cast
+from threading import Event, Thread
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ from yivl.model import YiVLForConditionalGeneration
 from yivl.processor import YiVLProcessor
 from yivl.tokenizer import load_tokenizer
 
-_TAIL = 8
-"""New tokens decoded to look for a stop: the longest stop, `\\nHuman:`, takes 7 if every character is a token."""
+_TAIL = 9
+"""New tokens decoded to look for a stop: the longest, `\\n Human:`, takes 8 if every character is a token."""
 
 
 class YiVL:
@@ -64,10 +64,11 @@ class YiVL:
         """
         path = check_folder(folder)
         if isinstance(dtype, str):
-            if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            known = getattr(torch, dtype, None)
+            if not isinstance(known, torch.dtype) or not known.is_floating_point:
                 raise ValueError(f"unknown dtype {dtype!r}; such as 'float32' or 'bfloat16'")
-            dtype = cast(torch.dtype, getattr(torch, dtype))
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            dtype = known
+        chosen = _device(device)
         model = read_model(path, dtype)
         model.to(chosen)  # type: ignore[arg-type]
         return cls(model, load_tokenizer(path))
@@ -109,10 +110,11 @@ class YiVL:
         inputs = self._inputs([conversation])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failure: list[BaseException] = []
+        abandoned = Event()
 
         def work() -> None:
             try:
-                self._generate(inputs, max_new_tokens, generation | {"streamer": streamer})
+                self._generate(inputs, max_new_tokens, generation | {"streamer": streamer}, abandoned)
             except BaseException as error:
                 failure.append(error)
                 streamer.end()
@@ -120,12 +122,15 @@ class YiVL:
         thread = Thread(target=work, daemon=True)
         thread.start()
         sent = said = ""
-        for piece in streamer:
-            said += piece
-            ready = _settled(said)
-            yield ready[len(sent) :]
-            sent = ready
-        thread.join()
+        try:
+            for piece in streamer:
+                said += piece
+                ready = _settled(said)
+                yield ready[len(sent) :]
+                sent = ready
+        finally:  # also when the caller stops listening
+            abandoned.set()
+            thread.join()
         if failure:
             raise failure[0]
         yield prompt.cut(said)[len(sent) :]
@@ -142,23 +147,43 @@ class YiVL:
             inputs["pixel_values"] = pixels
         return inputs.to(self.model.device)
 
-    def _generate(self, inputs: BatchFeature, max_new_tokens: int, generation: dict[str, Any]) -> Tensor:
-        stop = _Stop(self.tokenizer, inputs["input_ids"].shape[1])
+    def _generate(
+        self, inputs: BatchFeature, max_new_tokens: int, generation: dict[str, Any], abandoned: Event | None = None
+    ) -> Tensor:
+        length, limit = inputs["input_ids"].shape[1], self.model.config.text_config.max_position_embeddings
+        if length >= limit:
+            raise ValueError(
+                f"the conversation takes {length} tokens, images included; the model reads {limit} at most"
+            )
+        stop = _Stop(self.tokenizer, length, abandoned or Event())
         settings: dict[str, Any] = {"do_sample": False, "stopping_criteria": StoppingCriteriaList([stop])}
-        sequences: Tensor = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **(settings | generation))
+        settings["max_new_tokens"] = min(max_new_tokens, limit - length)
+        sequences: Tensor = self.model.generate(**inputs, **(settings | generation))
         return sequences
 
 
-class _Stop(StoppingCriteria):
-    """Ends each row of a batch at the first stop in its new text."""
+def _device(name: torch.device | str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(name)!r} can't be used: {str(error).splitlines()[0]}") from error
+    return device
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int) -> None:
+
+class _Stop(StoppingCriteria):
+    """Ends each row of a batch at the first stop in its new text, and all when nobody listens any more."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, abandoned: Event) -> None:
         self.tokenizer = tokenizer
         self.prompt_length = prompt_length
+        self.abandoned = abandoned
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         tails = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -_TAIL:])
-        done = [any(stop in tail for stop in prompt.STOPS) for tail in tails]
+        done = [self.abandoned.is_set() or any(stop in tail for stop in prompt.STOPS) for tail in tails]
         return torch.tensor(done, device=input_ids.device)
 
 

@@ -75,7 +75,8 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
         """Images [N, 3, S, S] (uint8, or normalised floats) as language model inputs [N, patches, H]."""
-        tokens: Tensor = self.projector(self.vision(pixels))
+        features = self.vision(pixels).to(self.projector[0].weight.dtype)
+        tokens: Tensor = self.projector(features)
         return tokens
 
     def embed(self, input_ids: Tensor, pixels: Tensor | None) -> Tensor:

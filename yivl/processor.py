@@ -11,7 +11,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from yivl import prompt
 from yivl.configuration import YiVLConfig
-from yivl.conversation import Conversation, ImageSource, Turn
+from yivl.conversation import Conversation, ImageSource, Role, Turn
 from yivl.encoder import Encoder
 from yivl.images import to_pixels
 
@@ -55,13 +55,16 @@ class YiVLProcessor(ProcessorMixin):
         Args:
             images: one image or several, in the order of the placeholders in all texts.
             text: one prompt or several, each with `<image_placeholder>` where an image goes.
-            kwargs: `return_tensors="pt"` is accepted; nothing else is.
+            kwargs: `return_tensors="pt"` and `padding=True` are what it does anyhow; nothing else is accepted.
 
         Raises:
             ValueError: there are not as many images as placeholders.
         """
-        if kwargs.pop("return_tensors", "pt") != "pt" or kwargs:
-            raise TypeError(f"unknown arguments {sorted(kwargs)}; tensors are torch's")
+        for name, only in (("return_tensors", "pt"), ("padding", True)):
+            if kwargs.pop(name, only) != only:
+                raise ValueError(f"{name} can only be {only!r}")
+        if kwargs:
+            raise TypeError(f"unknown arguments {sorted(kwargs)}")
         texts = [text] if isinstance(text, str) else list(text or ())
         pictures: list[ImageSource] = []
         if images is not None:
@@ -91,19 +94,27 @@ class YiVLProcessor(ProcessorMixin):
             inputs["pixel_values"] = torch.from_numpy(np.stack(pixels))  # uint8 [N, 3, S, S]
         return BatchFeature(inputs)
 
-    def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = False, **kwargs: Any) -> Any:
-        """transformers' messages, `[{"role": "user", "content": ...}]`, as a prompt or as inputs.
+    def apply_chat_template(
+        self, conversation: Any, *, tokenize: bool = False, add_generation_prompt: bool = True, **kwargs: Any
+    ) -> Any:
+        """transformers' messages, `[{"role": "user", "content": ...}]`, as a prompt or (tokenize) as inputs.
 
-        Content is a string or a list of `{"type": "image", "image": ...}` and `{"type": "text", "text": ...}`.
+        Content is a string or a list of `{"type": "image", "image": ...}` and `{"type": "text", "text": ...}`; as a
+        prompt, an image may be left open (`{"type": "image"}`) and be passed with the text later.
+
+        Raises:
+            ValueError: a role other than "user" and "assistant", or inputs of an image that is left open.
         """
         turns: list[Turn] = []
         images: list[ImageSource] = []
         for message in conversation:
-            content = message["content"]
+            content, role = message["content"], message["role"]
+            if role not in _ROLES:
+                raise ValueError(f"role {role!r}; known are {', '.join(_ROLES)} (Yi-VL's system text is fixed)")
             parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            found = [next(p[k] for k in ("image", "url", "path") if k in p) for p in parts if p["type"] == "image"]
+            found = [_source(part, required=tokenize) for part in parts if part["type"] == "image"]
             said = "\n".join(part["text"] for part in parts if part["type"] == "text")
-            turns.append(Turn("human" if message["role"] == "user" else "assistant", said, images=len(found)))
+            turns.append(Turn(_ROLES[role], said, images=len(found)))
             images += found
         whole = Conversation(turns=tuple(turns), images=tuple(images))
         return self.encode([whole]) if tokenize else prompt.text(whole)
@@ -112,3 +123,16 @@ class YiVLProcessor(ProcessorMixin):
         """The tokenizer's."""
         texts: list[str] = self.tokenizer.batch_decode(*args, **kwargs)
         return texts
+
+
+_ROLES: dict[str, Role] = {"user": "human", "assistant": "assistant"}
+
+
+def _source(part: dict[str, Any], required: bool) -> ImageSource:
+    for key in ("image", "path", "url"):
+        if key in part:
+            source: ImageSource = part[key]
+            return source
+    if required:
+        raise ValueError('an image without a source: give {"type": "image", "image": ...}')
+    return b""

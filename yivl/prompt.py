@@ -28,7 +28,7 @@ SYSTEM = (
 
 PLACEHOLDER = "<image_placeholder>"
 SEPARATOR = "###"
-STOPS = (SEPARATOR, "\nHuman:")
+STOPS = (SEPARATOR, "\nHuman:", "\n Human:")
 """A reply ends at the separator; released models sometimes begin the next turn without it."""
 
 _HASHES = re.compile("#{3,}")
@@ -67,8 +67,6 @@ def render(conversation: Conversation) -> list[Segment]:
             segments += [_IMAGE, Segment("\n")] * turn.images
             segments.append(Segment(f"{neutral(turn.text)}\n{SEPARATOR} Assistant:"))
         else:
-            if turn.images:
-                raise ValueError(f"{conversation.name}: an answer can't hold images")
             segments += [Segment(f" {neutral(turn.text)}\n{SEPARATOR}", learn=True), Segment(" ")]
     return segments
 

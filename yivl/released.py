@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from yivl import images
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
 from yivl.tokenizer import PIECES, load_tokenizer, save_tokenizer
-from yivl.weights import build, read_weights, write_weights
+from yivl.weights import build, read_weights, stored_weights, write_weights
 
 MODEL_TYPE = "llava"
 _LLAMA_KEYS = (
@@ -32,6 +32,8 @@ _EXPECTED = {
     "mm_vision_select_feature": "patch",
     "mm_use_im_start_end": False,
     "mm_use_im_patch_token": False,
+    "image_aspect_ratio": "pad",
+    "rope_scaling": None,
 }
 """What Yi-VL's configuration says and this model is; another value is another architecture."""
 
@@ -57,7 +59,8 @@ _RECOMPUTED = ("embeddings.position_ids", "rotary_emb.inv_freq")
 
 def is_released(folder: Path) -> bool:
     """True for a folder in the released layout."""
-    return bool(_json(folder / "config.json").get("model_type") == MODEL_TYPE)
+    config = _json(folder / "config.json")
+    return config.get("model_type") == MODEL_TYPE and "mm_vision_tower" in config
 
 
 def read_released(folder: Path, dtype: torch.dtype | None = None) -> YiVLForConditionalGeneration:
@@ -93,8 +96,13 @@ def read_released(folder: Path, dtype: torch.dtype | None = None) -> YiVLForCond
 
 
 def write_released(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes `model` so that every tool that runs Yi-VL runs it; the main configuration last."""
+    """Writes `model` so that every tool that runs Yi-VL runs it; the main configuration last.
+
+    Raises:
+        ValueError: the layout has no words for this language model, or its tokenizer has no SentencePiece model.
+    """
     text, vision = model.config.text_config, model.config.vision_config
+    _check_expressible(text)
     side = vision["image_size"]
     tower_name = f"./vit/clip-vit-{vision['width']}x{vision['layers']}-{side}"
     dtype = str(model.dtype).removeprefix("torch.")
@@ -103,8 +111,6 @@ def write_released(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTok
         "model_type": MODEL_TYPE,
         **{key: getattr(text, key) for key in _LLAMA_KEYS},
         "rope_theta": text.rope_parameters["rope_theta"],
-        "rope_scaling": None,
-        "image_aspect_ratio": "pad",
         "mm_hidden_size": vision["width"],
         "mm_vision_tower": tower_name,
         "use_mm_proj": True,
@@ -126,7 +132,7 @@ def write_released(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTok
         "num_channels": 3,
         "torch_dtype": dtype,
     }
-    main_weights, tower_weights = _to_released(model.state_dict())
+    main_weights, tower_weights = _to_released(stored_weights(model))
     tower_folder = folder / tower_name
     write_weights(tower_weights, tower_folder)
     _write_json(tower_folder / "config.json", tower)
@@ -138,14 +144,26 @@ def write_released(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTok
     _write_json(folder / "config.json", released)
 
 
+def _check_expressible(text: PreTrainedConfig) -> None:
+    """The released code reads neither another rope nor biases; a file that says nothing of them would be wrong."""
+    if text.model_type != "llama":
+        raise ValueError(f"the released layout holds Llama models; this is a {text.model_type!r}")
+    plain_heads = text.head_dim == text.hidden_size // text.num_attention_heads
+    if text.rope_parameters["rope_type"] != "default" or text.mlp_bias or not plain_heads:
+        raise ValueError("the released layout has no words for scaled rope, MLP biases or another head_dim")
+
+
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The files that old versions of transformers read, where the tokenizer came from a SentencePiece model."""
+    """The files that old versions of transformers read."""
     save_tokenizer(tokenizer, folder)
     if not (folder / PIECES).is_file():
-        return
-    names = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "unk", "pad")}
+        raise ValueError(f"the released layout needs {PIECES}, and {tokenizer.name_or_path} has none")
+    names = {f"{n}_token": token for n in ("bos", "eos", "unk", "pad") if (token := getattr(tokenizer, f"{n}_token"))}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    ids = {tokenizer.convert_tokens_to_ids(token): token for token in names.values()}
+    added = {
+        str(number): {"content": str(token), **flags, "special": token.special}
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+    }
     _write_json(folder / "special_tokens_map.json", {k: {"content": v, **flags} for k, v in names.items()})
     _write_json(
         folder / "tokenizer_config.json",
@@ -158,7 +176,7 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
             "clean_up_tokenization_spaces": False,
             "model_max_length": tokenizer.model_max_length,
             "sp_model_kwargs": {},
-            "added_tokens_decoder": {str(i): {"content": t, **flags, "special": True} for i, t in sorted(ids.items())},
+            "added_tokens_decoder": added,
             **names,
         },
     )

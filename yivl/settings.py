@@ -75,7 +75,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(name, {})
         if not isinstance(content, dict):
             raise SettingsError(f"{override!r}: {name!r} holds a single value, it has no inner keys")
-    content[last] = yaml.safe_load(text)
+    try:
+        content[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{override!r}: not a YAML value; put it in quotes") from error
 
 
 def _anchor(content: dict[str, Any], cls: Any, folder: Path) -> dict[str, Any]:

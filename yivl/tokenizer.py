@@ -27,6 +27,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: it gives no character offsets, or other ids than the folder's SentencePiece model.
     """
+    if not Path(name).is_dir() and str(name).count("/") != 1:
+        raise FileNotFoundError(f"no tokenizer folder {name}")
     folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), allow_patterns=_FILES))
     pieces = folder / PIECES
     loader = TokenizersBackend if pieces.is_file() else AutoTokenizer

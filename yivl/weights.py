@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
 
-_INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where weights may be, in the order of preference."""
+_PIECES, _PIECE = 16, 65536
 _HEAD = "language.lm_head.weight"
 """Not stored where it is tied to the embeddings."""
 
@@ -25,38 +35,84 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: there are none, or a shard that the index names is missing.
     """
-    for name in _SINGLE:
-        if (folder / name).is_file():
-            return _read(folder / name)
-    for name in _INDEXED:
-        if (folder / name).is_file():
-            shards = sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
-            weights: dict[str, Tensor] = {}
-            for shard in shards:
-                weights |= _read(folder / shard)
-            return weights
-    raise FileNotFoundError(f"no weights in {folder}: none of {', '.join(_SINGLE + _INDEXED)}")
+    for name in _FILES:
+        if not (folder / name).is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return read_file(folder / name)
+        shards = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
+        weights: dict[str, Tensor] = {}
+        for shard in shards:
+            weights |= read_file(folder / shard)
+        return weights
+    raise FileNotFoundError(f"no weights in {folder}: none of {', '.join(_FILES)}")
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_file(file: Path) -> dict[str, Tensor]:
+    """All tensors of one file; `ValueError` when it is damaged."""
     if not file.is_file():
         raise FileNotFoundError(f"the weights of {file.parent} are incomplete: {file.name} is missing")
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    content: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return content
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        content: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return content
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} is damaged or cut off ({error}); download or write it again") from error
 
 
 def write_weights(weights: dict[str, Tensor], folder: Path, max_shard_size: str = "5GB") -> None:
-    """Writes `model.safetensors`, or shards with an index where that would exceed `max_shard_size`."""
+    """Writes `model.safetensors`, or shards with an index where that would exceed `max_shard_size`.
+
+    Raises:
+        OSError: the files could not be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(weights, folder, max_shard_size=max_shard_size)
+    try:
+        save_torch_state_dict(weights, folder, max_shard_size=max_shard_size)
+    except SafetensorError as error:
+        raise OSError(f"the weights could not be written to {folder}: {error}") from error
+    for file in folder.glob("model*.safetensors"):
+        sync(file)
+
+
+def stored_weights(model: YiVLForConditionalGeneration) -> dict[str, Tensor]:
+    """What is written of a model: its state dict, without the head where that is tied to the embeddings."""
+    weights = model.state_dict()
+    if model.config.text_config.tie_word_embeddings:
+        weights.pop(_HEAD)
+    return weights
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells the weights of a folder from others: the names and sizes of its files, and samples of their content.
+
+    Reads 16 pieces of 64 KiB of each file, so it takes no longer for large models.
+    """
+    digest = hashlib.sha256()
+    for file in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin")]):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)} {size}\n".encode())
+        with file.open("rb") as content:
+            for piece in range(_PIECES):
+                content.seek(piece * max(0, size - _PIECE) // (_PIECES - 1))
+                digest.update(content.read(_PIECE))
+    return digest.hexdigest()
 
 
 def build(
     config: YiVLConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, where: str | Path
 ) -> YiVLForConditionalGeneration:
-    """A model of `config` with exactly these weights, without holding them twice; by default in their own dtypes.
+    """A model of `config` with exactly these weights, by default in their own dtypes. `weights` is used up.
 
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; the message lists them and says, for
@@ -65,7 +121,7 @@ def build(
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in YiVLForConditionalGeneration(config).state_dict().items()}
     if config.text_config.tie_word_embeddings:
-        weights = {name: tensor for name, tensor in weights.items() if name != _HEAD}
+        weights.pop(_HEAD, None)
         shapes.pop(_HEAD)
     problems = [f"missing: {name} {list(shapes[name])}" for name in sorted(set(shapes) - set(weights))]
     problems += [f"unexpected: {name} {list(weights[name].shape)}" for name in sorted(set(weights) - set(shapes))]
@@ -83,11 +139,11 @@ def build(
         raise ValueError(f"{where}: the weights don't fit the configuration:\n  {shown}")
     with torch.device("meta"):
         model = YiVLForConditionalGeneration(config)
+    if dtype is not None:
+        weights = {name: weights.pop(name).to(dtype) for name in list(weights)}
     model.load_state_dict(weights, strict=False, assign=True)  # all names and shapes were compared above
     model.tie_weights()
     rotary = model.language.model.rotary_emb
     model.language.model.rotary_emb = type(rotary)(config=config.text_config)  # computed, not stored
-    if dtype is not None:
-        model.to(dtype)  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
     return model

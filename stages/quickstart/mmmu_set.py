@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.quickstart.prepare import picture
-from stages.quickstart.questions import FACTS, ask, choice
+from stages.quickstart.questions import CHOSEN, FACTS, ask, choice
 from stages.quickstart.scenes import pick, sample_scene
 
 SUBJECTS: Final = ("Art", "Economics", "Math", "Pharmacy", "History", "Computer_Science")
@@ -38,11 +38,12 @@ def write_mmmu_set(folder: Path, questions: int, seed: int) -> None:
 
 def _row(subject: str, number: int, rng: np.random.Generator) -> dict[str, Any]:
     scene = sample_scene(rng, held_out=True)
-    kind = pick(rng, FACTS)
     if number % _OPEN_EVERY:
+        kind = pick(rng, CHOSEN)
         drawn = choice(scene, kind, "en", rng)
         text, options, answer, form = drawn.text, list(drawn.options), drawn.letter, "multiple-choice"
     else:
+        kind = pick(rng, FACTS)
         asked = ask(scene, kind, "en", rng)
         text, options, answer, form = asked.text.split("\n")[0], [], asked.answer, "open"
     row: dict[str, Any] = dict.fromkeys(_COLUMNS)

@@ -30,8 +30,12 @@ _FILLERS: Final = ("and", "the", "of", "so", "ground", "light")
 
 WORD_OR_PHRASE: Final = "Answer the question using a single word or phrase."
 LETTER: Final = "Answer with the option's letter from the given choices directly."
-"""The instructions of the MMMU prompt. The answer to a choice is the option and its letter, `red B`: a model this
-small finds the letter by what it has just said, and MMMU's parser takes the letter that stands alone."""
+"""The instructions of the MMMU prompt."""
+
+LETTERS: Final = "ABCD"
+CHOSEN: Final = ("count", "side")
+"""Kinds asked for by choice: those with four values, which stand in the same order every time. To find the letter of
+an option in any order takes a language model many times the text that this one sees."""
 
 _TEMPLATES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "colour": {
@@ -87,18 +91,6 @@ def ask(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Que
     return Question(kind, language, text, spoken(fact(scene, kind), language))
 
 
-def drill(language: str, rng: np.random.Generator) -> str:
-    """A text without a question: four options, and then each with its letter, in another order.
-
-    It teaches to find the letter that stands before an option, which choices alone teach far more slowly.
-    """
-    values = _VALUES[pick(rng, FACTS)]
-    options = [spoken(values[i], language) for i in rng.permutation(len(values))[:4]]
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
-    named = "".join(f" {options[i]} {'ABCD'[i]}" for i in rng.permutation(4))
-    return f"{lines}\n{named}"
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A question with four options, one of them true."""
@@ -109,21 +101,16 @@ class Choice:
 
 
 def choice(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Choice:
-    """A fact of that kind, asked for by choice."""
-    truth = fact(scene, kind)
-    others = [value for value in _VALUES[kind] if value != truth]
-    options = [truth, *(others[i] for i in rng.permutation(len(others))[:3])]
-    options = [options[i] for i in rng.permutation(4)]
-    text = pick(rng, _TEMPLATES[kind][language])
-    return Choice(text, tuple(spoken(option, language) for option in options), "ABCD"[options.index(truth)])
+    """A fact of a kind in `CHOSEN`, asked for by choice."""
+    options = tuple(spoken(value, language) for value in _VALUES[kind])
+    return Choice(pick(rng, _TEMPLATES[kind][language]), options, LETTERS[_VALUES[kind].index(fact(scene, kind))])
 
 
 def _choice(scene: Scene, language: str, rng: np.random.Generator) -> Question:
-    drawn = choice(scene, pick(rng, FACTS), language, rng)
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", drawn.options, strict=True))
+    drawn = choice(scene, pick(rng, CHOSEN), language, rng)
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, drawn.options, strict=True))
     instruction = LETTER if language == "en" else "请直接回答选项的字母。"
-    answer = f"{drawn.options['ABCD'.index(drawn.letter)]} {drawn.letter}"
-    return Question("choice", language, f"{drawn.text}\n{lines}\n\n{instruction}", answer)
+    return Question("choice", language, f"{drawn.text}\n{lines}\n\n{instruction}", drawn.letter)
 
 
 def caption(scene: Scene, language: str, rng: np.random.Generator) -> str:
