@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmmu_case import png, row, write
 from PIL import Image
 
 from data.shards import caption_sample, conversation_sample, write_shards
@@ -110,6 +111,17 @@ def stage_file(tmp_path: Path, shards: Path) -> Callable[..., Path]:
         return tmp_path / "stage.yaml"
 
     return write
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eleven questions: five of Music in two shards, four of Art and two of Math, one of these open."""
+    folder = tmp_path / "MMMU"
+    write(folder, "Music", [row(f"validation_Music_{n}", question="?" * (9 - n)) for n in range(1, 6)], shards=2)
+    write(folder, "Art", [row(f"validation_Art_{n}", image_1={"bytes": png(n), "path": None}) for n in range(1, 5)])
+    opened = row("validation_Math_2", question_type="open", options="[]", answer="['24/7', '3.429']")
+    write(folder, "Math", [row("validation_Math_1", answer="A"), opened])
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -14,18 +15,24 @@ from eval.mmmu import dataset
 from stages.quickstart import questions as world
 from stages.quickstart.mmmu_set import SUBJECTS, write_mmmu_set
 from stages.quickstart.prepare import PICTURE, picture
-from stages.quickstart.scenes import COLOURS, COUNTS, HELD_OUT, LABELS, SHAPES, SIDES, Scene, draw, sample_scene
+from stages.quickstart.scenes import COLOURS, COUNTS, LABELS, SHAPES, SIDES, Scene, draw, sample_scene
 
 SCENE = Scene(shape="star", colour="blue", count=3, side="top", label="7")
 
 
-def test_held_out_pairs_are_never_trained_on() -> None:
+def test_held_out_combinations_are_never_trained_on_but_every_pair_is() -> None:
     rng = np.random.default_rng(0)
-    trained = {(s.shape, s.colour) for s in (sample_scene(rng, held_out=False) for _ in range(2000))}
-    held_out = {(s.shape, s.colour) for s in (sample_scene(rng, held_out=True) for _ in range(500))}
-    assert held_out == set(HELD_OUT)
-    assert not trained & held_out
-    assert trained | held_out == {(shape, colour) for shape in SHAPES for colour in COLOURS}
+    trained = [sample_scene(rng, held_out=False) for _ in range(8000)]
+    held_out = [sample_scene(rng, held_out=True) for _ in range(2000)]
+
+    def combinations(scenes: list[Scene], *names: str) -> set[tuple[object, ...]]:
+        return {tuple(getattr(scene, name) for name in names) for scene in scenes}
+
+    whole = ("shape", "colour", "count", "side")
+    assert not combinations(trained, *whole) & combinations(held_out, *whole)
+    assert 70 < len(combinations(held_out, *whole)) < 120  # a fifth of 480
+    for pair in itertools.combinations(whole, 2):
+        assert combinations(held_out, *pair) <= combinations(trained, *pair)
 
 
 def test_pictures_depend_on_scene_and_seed_alone() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.shards import caption_sample, conversation_sample, write_shards
 from stages.quickstart.questions import LANGUAGES, Question, all_kinds, ask, caption, conversation, text_context
-from stages.quickstart.scenes import COLOURS, HELD_OUT, SHAPES, Scene, draw, sample_scene
+from stages.quickstart.scenes import Scene, draw, sample_scene
 from stages.quickstart.tokenizer import train_tokenizer
 from yivl import prompt
 from yivl.conversation import Conversation
@@ -31,7 +31,7 @@ class Amounts:
     """Samples of each source."""
 
     words: int
-    """Conversations about a scene in words; an eighth as many descriptions of one come beside them."""
+    """Conversations about a scene in words; a sixteenth as many descriptions of one come beside them."""
     captions: int
     questions: int
     """In each language."""
@@ -46,7 +46,7 @@ def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
     shards = folder / "shards"
     words = (conversation_sample(_words(rng, f"{i:06d}")) for i in range(amounts.words))
     write_shards(shards / "words", words, per_shard=2000)
-    write_shards(shards / "descriptions", _descriptions(rng, amounts.words // 8), per_shard=2000)
+    write_shards(shards / "descriptions", _descriptions(rng, amounts.words // 16), per_shard=2000)
     write_shards(shards / "captions", _captions(rng, amounts.captions), per_shard=1000)
     for language in LANGUAGES:
         samples = _questions(rng, amounts.questions, language)
@@ -66,21 +66,16 @@ def shuffled_questions(scene: Scene, language: str, rng: np.random.Generator) ->
 
 
 def _words(rng: np.random.Generator, key: str) -> Conversation:
-    scene = _any_scene(rng)
+    scene = sample_scene(rng, held_out=False)
     language = LANGUAGES[int(rng.integers(2))]
     context = text_context(scene, rng, int(rng.integers(_SLOTS[0], _SLOTS[1] + 1)))
     return conversation(context, shuffled_questions(scene, language, rng), None, "words", key)
 
 
-def _any_scene(rng: np.random.Generator) -> Scene:
-    """A scene for text: no picture of a held-out pair is ever trained on, but its words may be read."""
-    return sample_scene(rng, held_out=bool(rng.random() < len(HELD_OUT) / (len(SHAPES) * len(COLOURS))))
-
-
 def _descriptions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
     """Documents: a scene in words, and then the sentence that a caption would be."""
     for number in range(count):
-        scene = _any_scene(rng)
+        scene = sample_scene(rng, held_out=False)
         context = text_context(scene, rng, int(rng.integers(_SLOTS[0], 2 * _SLOTS[0])))
         said = caption(scene, LANGUAGES[number % 2], rng)
         yield {"__key__": f"{number:06d}", "txt": f"{context}\n{said}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stages.quickstart.scenes import COLOURS, COUNTS, HELD_OUT, LABELS, SHAPES, SIDES, Scene, pick
+from stages.quickstart.scenes import COLOURS, COUNTS, LABELS, SHAPES, SIDES, Scene, pick
 from yivl.conversation import Conversation, ImageSource, Turn
 
 LANGUAGES: Final = ("en", "zh")
@@ -153,9 +154,11 @@ def grade(reply: str, question: Question) -> bool:
 
 def chance(kind: str) -> float:
     """The best accuracy on held-out scenes of one constant answer, in the question's language."""
+    if kind == "label":
+        return 1 / len(LABELS)
     if kind == "choice":
-        return 1 / 4
-    if kind == "colour":  # held-out scenes draw the shape first: the only colour held out for its shape is more likely
-        partners = Counter(shape for shape, _ in HELD_OUT)
-        return max(1 / (len(SHAPES) * count) for count in partners.values())
-    return 1 / len(_VALUES[kind])
+        return max(chance(chosen) for chosen in CHOSEN)
+    facts = itertools.product(SHAPES, COLOURS, COUNTS, SIDES)
+    scenes = [Scene(shape=s, colour=c, count=n, side=where, label="0") for s, c, n, where in facts]
+    answers = Counter(fact(scene, kind) for scene in scenes if scene.held_out)
+    return max(answers.values()) / answers.total()
