@@ -83,6 +83,19 @@ def text(sample: Members, source: str, key: str) -> Conversation:
     return Conversation(turns=(Turn("assistant", _text(sample, "txt")),), source=source, key=key)
 
 
+@form("completion")
+def completion(sample: Members, source: str, key: str) -> Conversation:
+    """A `json` with `prompt` and `completion`, of which the completion is learned."""
+    try:
+        record = json.loads(_text(sample, "json"))
+        given, learned = str(record["prompt"]), str(record["completion"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadSample(
+            f"its json has no readable 'prompt' and 'completion': {type(error).__name__}: {error}"
+        ) from error
+    return Conversation(turns=(Turn("assistant", learned),), given=given, source=source, key=key)
+
+
 _ROLES: dict[str, Role] = {"human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant"}
 
 

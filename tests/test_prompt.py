@@ -84,6 +84,15 @@ def test_a_caption_is_images_text_newline_with_the_text_learned(encoder: Encoder
     assert encoder.tokenizer.decode(learned) == "two cats\n"
 
 
+def test_of_a_completion_only_what_follows_the_given_text_is_learned(encoder: Encoder) -> None:
+    sample = Conversation(turns=(Turn("assistant", "two cats"),), given="cats cats two\n")
+    example = encoder.encode(sample)
+    assert encoder.tokenizer.decode(example.input_ids) == "cats cats two\ntwo cats\n"
+    assert encoder.tokenizer.decode(example.labels[example.labels != IGNORE]) == "two cats\n"
+    with pytest.raises(ValueError, match="only a plain sample has a given beginning"):
+        Conversation(turns=(Turn("human", "hi"),), given="x")
+
+
 def test_the_frame_is_that_of_the_released_prompt() -> None:
     chat = Conversation(
         turns=(Turn("human", "Q1", images=1), Turn("assistant", "A1"), Turn("human", "Q2")), images=(IMAGE,)

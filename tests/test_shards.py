@@ -139,6 +139,7 @@ def test_the_image_tag_moves_to_the_front_of_its_turn() -> None:
             {"json": b'{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "<image>"}]}'},
             "an answer holds an <image>",
         ),
+        ("completion", {"json": b'{"prompt": "x"}'}, "no readable 'prompt' and 'completion'"),
         ("conversation", {"json": b'{"conversations": [{"from": ["human"], "value": "a"}]}'}, "from ['human']"),
         ("conversation", {"json": b'{"conversations": [{"from": "robot", "value": "hi"}]}'}, "from 'robot'"),
     ],

@@ -43,6 +43,8 @@ class Conversation:
     """Name of the data source; empty for a user's own question."""
     key: str = ""
     """Names the sample within its source, for logs and errors."""
+    given: str = ""
+    """Text that a plain sample begins with and that is not learned: the prompt of a completion."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -52,6 +54,8 @@ class Conversation:
             raise ValueError(f"{self.name}: {placed} image placeholders but {len(self.images)} images")
         if self.plain:
             return
+        if self.given:
+            raise ValueError(f"{self.name}: only a plain sample has a given beginning; this one has turns to hold it")
         for index, turn in enumerate(self.turns):
             expected = ("human", "assistant")[index % 2]
             if turn.role != expected:

@@ -55,11 +55,12 @@ def neutral(text: str) -> str:
 def render(conversation: Conversation) -> list[Segment]:
     """The conversation as segments in reading order; their texts joined are the prompt.
 
-    A caption or document is rendered as LLaVA's plain form: image placeholders, text, newline.
+    A caption or document is rendered as LLaVA's plain form: image placeholders, what is given, text, newline.
     """
     if conversation.plain:
         turn = conversation.turns[0]
-        return [_IMAGE] * turn.images + [Segment(neutral(turn.text) + "\n", learn=True)]
+        given = [Segment(neutral(conversation.given))] if conversation.given else []
+        return [_IMAGE] * turn.images + given + [Segment(neutral(turn.text) + "\n", learn=True)]
     segments = [Segment(f"{SYSTEM}\n\n{SEPARATOR} ")]
     for turn in conversation.turns:
         if turn.role == "human":

@@ -31,7 +31,9 @@ class Amounts:
     """Samples of each source."""
 
     words: int
-    """Conversations about a scene in words; a sixteenth as many descriptions of one come beside them."""
+    """Conversations about a scene in words."""
+    descriptions: int
+    """Sentences about a scene in words."""
     captions: int
     questions: int
     """In each language."""
@@ -46,7 +48,7 @@ def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
     shards = folder / "shards"
     words = (conversation_sample(_words(rng, f"{i:06d}")) for i in range(amounts.words))
     write_shards(shards / "words", words, per_shard=2000)
-    write_shards(shards / "descriptions", _descriptions(rng, amounts.words // 16), per_shard=2000)
+    write_shards(shards / "descriptions", _descriptions(rng, amounts.descriptions), per_shard=2000)
     write_shards(shards / "captions", _captions(rng, amounts.captions), per_shard=1000)
     for language in LANGUAGES:
         samples = _questions(rng, amounts.questions, language)
@@ -73,12 +75,12 @@ def _words(rng: np.random.Generator, key: str) -> Conversation:
 
 
 def _descriptions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
-    """Documents: a scene in words, and then the sentence that a caption would be."""
+    """Completions: a scene in words, and then the sentence that a caption would be."""
     for number in range(count):
         scene = sample_scene(rng, held_out=False)
-        context = text_context(scene, rng, int(rng.integers(_SLOTS[0], 2 * _SLOTS[0])))
+        context = text_context(scene, rng, int(rng.integers(_SLOTS[0], _SLOTS[1] + 1)))
         said = caption(scene, LANGUAGES[number % 2], rng)
-        yield {"__key__": f"{number:06d}", "txt": f"{context}\n{said}"}
+        yield {"__key__": f"{number:06d}", "json": {"prompt": f"{context}\n", "completion": said}}
 
 
 def _captions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A drawn world: some equal shapes of one colour on one side of a picture, and a written label opposite them.
 
-A fifth of the combinations of shape, colour, count and side is held out: no training scene, in pictures or in words, has
-them, so answering about them takes more than remembering.
+A fifth of the combinations of shape, colour, count and side is held out: no training scene, in pictures or in words,
+has them, so answering about them takes more than remembering.
 """
 
 from __future__ import annotations
@@ -68,12 +68,13 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination of shape, colour, count and side is kept from training: one in five, by a hash.
+        """Whether this combination of shape, colour, count and side is kept from training: one in five, by a hash
+        (the number in it makes the held-out fifth an even one).
 
         Each pair of facts is trained on. Were pairs held out, a colour would speak against the shape it never came
         with, and a model trained on pictures would learn just that.
         """
-        combination = f"{self.shape} {self.colour} {self.count} {self.side}"
+        combination = f"178 {self.shape} {self.colour} {self.count} {self.side}"
         return zlib.crc32(combination.encode()) % _HELD_OUT_PART == 0
 
 
