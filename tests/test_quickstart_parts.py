@@ -30,7 +30,7 @@ def test_held_out_combinations_are_never_trained_on_but_every_pair_is() -> None:
 
     whole = ("shape", "colour", "count", "side")
     assert not combinations(trained, *whole) & combinations(held_out, *whole)
-    assert 70 < len(combinations(held_out, *whole)) < 120  # a fifth of 480
+    assert 55 < len(combinations(held_out, *whole)) < 90  # a fifth of 360
     for pair in itertools.combinations(whole, 2):
         assert combinations(held_out, *pair) <= combinations(trained, *pair)
 
@@ -79,7 +79,7 @@ def test_a_text_context_holds_each_fact_and_no_other(slots: int) -> None:
     assert sum(words.values()) == slots
     said = {"star", "blue", "three", "top", "7"}
     assert said <= set(words)
-    others = {*SHAPES, *COLOURS, *SIDES, *LABELS, "one", "two", "four"} - said
+    others = {*SHAPES, *COLOURS, *SIDES, *LABELS, "one", "two"} - said
     assert not others & set(words)
 
 
@@ -108,5 +108,5 @@ def test_the_mmmu_shaped_set_is_read_like_mmmu(tmp_path: Path) -> None:
     assert len(read.samples) == 10 * len(SUBJECTS)
     assert {sample.subject for sample in read.samples} == set(SUBJECTS)
     for sample in read.samples:
-        assert len(sample.options) == (4 if sample.question_type == "multiple-choice" else 0)
+        assert len(sample.options) in ((3, 4) if sample.question_type == "multiple-choice" else (0,))
     assert sum(not sample.options for sample in read.samples) == 2 * len(SUBJECTS)

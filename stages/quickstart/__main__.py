@@ -36,7 +36,7 @@ from yivl.settings import read
 RUN = Path("runs/quickstart")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 STAGES = ("stage1", "stage2", "stage3")
-AMOUNTS = Amounts(words=4000, descriptions=8000, captions=5000, questions=1200)
+AMOUNTS = Amounts(words=3400, descriptions=6800, captions=5000, questions=1200)
 _SCENES = 50
 """Held-out pictures that each stage is examined on: 12 questions about each."""
 _SHOWN = 12

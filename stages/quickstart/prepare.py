@@ -18,12 +18,12 @@ from yivl import prompt
 from yivl.conversation import Conversation
 
 PICTURE = 112
-"""Side of the drawn pictures, in pixels: the resolution of stages 2 and 3."""
+"""Side of the drawn pictures, in pixels: more than any stage looks at."""
 VOCABULARY = 720
 """Pieces of the tokenizer; `vocab_size` in configs/quickstart/model.yaml."""
 _SLOTS = (16, 64)
-"""Fewest and most words of a text context: as many as an image has tokens at the low and the high resolution. A
-language model that has read from 16 alone can't read from 64."""
+"""Fewest and most words of a text context: from as many as an image has tokens in stage 1 to more than in stage 3. A
+language model that has read from 16 alone can't read from more."""
 
 
 @dataclass(frozen=True, slots=True)

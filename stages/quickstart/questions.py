@@ -25,7 +25,7 @@ _ZH: Final = {
 _VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "colour": tuple(COLOURS), "shape": SHAPES, "count": COUNTS, "side": SIDES, "label": LABELS,
 }  # fmt: skip
-_COUNT_WORDS: Final = ("one", "two", "three", "four")
+_COUNT_WORDS: Final = ("one", "two", "three")
 """How the text context says the count, so that it can't be taken for a label that is a digit."""
 _FILLERS: Final = ("and", "the", "of", "so", "ground", "light")
 
@@ -35,7 +35,7 @@ LETTER: Final = "Answer with the option's letter from the given choices directly
 
 LETTERS: Final = "ABCD"
 CHOSEN: Final = ("count", "side")
-"""Kinds asked for by choice: those with four values, which stand in the same order every time. To find the letter of
+"""Kinds asked for by choice: those with few values, which stand in the same order every time. To find the letter of
 an option in any order takes a language model many times the text that this one sees."""
 
 _TEMPLATES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -94,7 +94,7 @@ def ask(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> Que
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A question with four options, one of them true."""
+    """A question with three or four options, one of them true."""
 
     text: str
     options: tuple[str, ...]
@@ -109,7 +109,7 @@ def choice(scene: Scene, kind: str, language: str, rng: np.random.Generator) -> 
 
 def _choice(scene: Scene, language: str, rng: np.random.Generator) -> Question:
     drawn = choice(scene, pick(rng, CHOSEN), language, rng)
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, drawn.options, strict=True))
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, drawn.options, strict=False))
     instruction = LETTER if language == "en" else "请直接回答选项的字母。"
     return Question("choice", language, f"{drawn.text}\n{lines}\n\n{instruction}", drawn.letter)
 
