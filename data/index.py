@@ -110,6 +110,8 @@ def write(shard: Path) -> Path:
         )
         file.flush()
         os.fsync(file.fileno())
+    stamp = max(temporary.stat().st_mtime_ns, shard.stat().st_mtime_ns)  # a shard may come from a clock ahead of ours
+    os.utime(temporary, ns=(stamp, stamp))
     temporary.replace(target)
     return target
 

@@ -69,7 +69,7 @@ def test_image_tokens_begin_at_the_scale_of_words(parts: Path) -> None:
     words = model.get_input_embeddings().weight
     with torch.no_grad():
         images = model.image_tokens(torch.randint(0, 255, (2, 3, 56, 56), dtype=torch.uint8))
-    assert images.std() == pytest.approx(words.std(), rel=0.05)
+    assert float(images.std()) == pytest.approx(float(words.std()), rel=0.05)
 
 
 def test_the_new_projector_depends_on_the_seed_alone(parts: Path) -> None:

@@ -157,8 +157,14 @@ def chance(kind: str) -> float:
     if kind == "label":
         return 1 / len(LABELS)
     if kind == "choice":
-        return max(chance(chosen) for chosen in CHOSEN)
+        each = [_held_out_shares(chosen) for chosen in CHOSEN]
+        return max(sum(shares) / len(CHOSEN) for shares in itertools.zip_longest(*each, fillvalue=0.0))
+    return max(_held_out_shares(kind))
+
+
+def _held_out_shares(kind: str) -> list[float]:
+    """How often each value of a fact comes in held-out scenes, in the order of `_VALUES`."""
     facts = itertools.product(SHAPES, COLOURS, COUNTS, SIDES)
     scenes = [Scene(shape=s, colour=c, count=n, side=where, label="0") for s, c, n, where in facts]
     answers = Counter(fact(scene, kind) for scene in scenes if scene.held_out)
-    return max(answers.values()) / answers.total()
+    return [answers[value] / answers.total() for value in _VALUES[kind]]
