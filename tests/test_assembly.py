@@ -66,7 +66,7 @@ def test_parts_keep_their_weights_bit_for_bit(parts: Path) -> None:
 
 def test_image_tokens_begin_at_the_scale_of_words(parts: Path) -> None:
     model = assemble(source(parts), seed=0).model.float()
-    words = model.get_input_embeddings().weight
+    words = model.get_input_embeddings().weight.detach()
     with torch.no_grad():
         images = model.image_tokens(torch.randint(0, 255, (2, 3, 56, 56), dtype=torch.uint8))
     assert float(images.std()) == pytest.approx(float(words.std()), rel=0.05)

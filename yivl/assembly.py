@@ -14,13 +14,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
 from yivl.configuration import YiVLConfig
@@ -134,8 +134,8 @@ def _scaled(model: YiVLForConditionalGeneration) -> YiVLForConditionalGeneration
     Its last layer norm would otherwise begin with image tokens tens of times as large as words, beside which nothing
     that the language model's layers add to them counts.
     """
-    with torch.no_grad():
-        model.projector[-1].weight.fill_(model.get_input_embeddings().weight.float().std())
+    words = next(model.get_input_embeddings().parameters())
+    nn.init.constant_(cast(nn.LayerNorm, model.projector[-1]).weight, float(words.detach().float().std()))
     return model
 
 

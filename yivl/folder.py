@@ -63,5 +63,5 @@ def write_model(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokeni
     YiVLProcessor.of(model.config, tokenizer).save_pretrained(path)
     model.generation_config.save_pretrained(path)
     model.config.architectures = [type(model).__name__]
-    model.config.dtype = model.config.text_config.dtype = model.get_output_embeddings().weight.dtype
+    model.config.dtype = model.config.text_config.dtype = next(model.language.parameters()).dtype
     model.config.save_pretrained(path)

@@ -94,9 +94,7 @@ class YiVLProcessor(ProcessorMixin):
             inputs["pixel_values"] = torch.from_numpy(np.stack(pixels))  # uint8 [N, 3, S, S]
         return BatchFeature(inputs)
 
-    def apply_chat_template(
-        self, conversation: Any, *, tokenize: bool = False, add_generation_prompt: bool = True, **kwargs: Any
-    ) -> Any:
+    def apply_chat_template(self, conversation: Any, *args: Any, tokenize: bool = False, **kwargs: Any) -> Any:
         """transformers' messages, `[{"role": "user", "content": ...}]`, as a prompt or (tokenize) as inputs.
 
         Content is a string or a list of `{"type": "image", "image": ...}` and `{"type": "text", "text": ...}`; as a
@@ -105,6 +103,9 @@ class YiVLProcessor(ProcessorMixin):
         Raises:
             ValueError: a role other than "user" and "assistant", or inputs of an image that is left open.
         """
+        implied = {"add_generation_prompt", "return_dict", "return_tensors", "padding"}
+        if args or kwargs.keys() - implied:
+            raise TypeError(f"unknown arguments {[*args, *sorted(kwargs.keys() - implied)]}")
         turns: list[Turn] = []
         images: list[ImageSource] = []
         for message in conversation:
