@@ -1,4 +1,4 @@
-"""Held-out accuracy: questions about scenes whose pairs of shape and colour were never trained on."""
+"""Held-out accuracy: questions about scenes whose combination of facts was never trained on."""
 
 from __future__ import annotations
 
