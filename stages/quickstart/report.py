@@ -143,8 +143,8 @@ def _headline(summary: Mapping[str, Any]) -> str:
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles.items())
     return (
         f"<h1>Yi-VL quickstart: {final} of held-out questions answered right</h1>\n"
-        "<p>A desk-size Yi-VL, trained on a drawn bilingual world and asked about pictures whose combinations of shape, "
-        f'colour, count and side were never trained on.</p>\n<dl class="tiles">{shown}</dl>'
+        "<p>A desk-size Yi-VL, trained on a drawn bilingual world and asked about pictures whose combinations of "
+        f'shape, colour, count and side were never trained on.</p>\n<dl class="tiles">{shown}</dl>'
     )
 
 
