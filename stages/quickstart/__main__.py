@@ -1,4 +1,4 @@
-"""All three stages on a desk-size model and data made on the spot: about eight minutes on two cores.
+"""All three stages on a desk-size model and data made on the spot: about nine minutes on two cores.
 
     python -m stages.quickstart
 
