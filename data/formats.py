@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.index import IMAGES, split_name
-from data.tar import BLOCK, members
+from data.tar import BLOCK, BadTar, members
 from yivl.conversation import Conversation, Role, Turn
 
 Members = Mapping[str, bytes]
@@ -99,13 +99,20 @@ def completion(sample: Members, source: str, key: str) -> Conversation:
 _ROLES: dict[str, Role] = {"human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant"}
 
 
-def unpack(blob: bytes) -> dict[str, bytes]:
-    """The members of a sample, cut out of its shard, by extension."""
+def unpack(blob: bytes, key: str) -> dict[str, bytes]:
+    """The members of a sample, cut out of its shard, by extension.
+
+    Raises:
+        BadTar: they are damaged, or not those of `key`.
+    """
+    found = {}
     with io.BytesIO(blob) as file:
-        return {
-            split_name(member.name)[1]: blob[member.data : member.data + member.size]
-            for member in members(file, "sample", end=len(blob) // BLOCK * BLOCK)
-        }
+        for member in members(file, "sample", end=len(blob) // BLOCK * BLOCK):
+            name, extension = split_name(member.name)
+            if name != key:
+                raise BadTar(f"the shard holds {name!r} where its index says {key!r}")
+            found[extension] = blob[member.data : member.data + member.size]
+    return found
 
 
 def _text(sample: Members, extension: str) -> str:

@@ -1,30 +1,42 @@
 """The index beside a shard: which samples it holds, and where.
 
-    python -m data.index FOLDER_OR_TAR …        makes or renews the indexes of shards that lack a good one
+    python -m data.index FOLDER_OR_TAR …                               makes or renews indexes that are missing or stale
+    python -m data.index 's3://…/{00000..00999}.tar' --into FOLDER     those of shards that lie elsewhere (data.remote)
 
-`00000.tar` has `00000.tar.index.npz`. A sample is a run of members with one key (webdataset's grouping: the name up to
-the first dot of its last part); its extensions are the rest of the names.
+`00000.tar` has `00000.tar.index`, a safetensors file: a header that tells the number of samples, and columns. A sample
+is a run of members with one key (webdataset's grouping: the name up to the first dot of its last part); its extensions
+are the rest of the names.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import os
 import sys
-import zipfile
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+from tqdm import tqdm
 
+from data.remote import RemoteError, exists, expand, fetch, is_remote, local_name
 from data.tar import BadTar, members
 
-SUFFIX = ".index.npz"
+SUFFIX = ".index"
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("txt", "json")
-_VERSION = 1
+_VERSION = "2"
+_LARGEST_HEADER = 100_000
 
 Array = np.ndarray[Any, Any]
 
@@ -37,7 +49,8 @@ class BadIndex(ValueError):
 class Index:
     """The samples of one shard, as arrays of equal length."""
 
-    keys: Array  # S [n], utf-8
+    names: Array  # uint8, the keys one after the other, utf-8
+    name_ends: Array  # uint32 [n], where each key ends in `names`
     hashes: Array  # uint64 [n], of the keys
     offsets: Array  # uint64 [n], of the sample's first header
     sizes: Array  # uint32 [n], bytes from there to the end of its last member
@@ -45,11 +58,21 @@ class Index:
     images: Array  # uint16 [n], how many image members
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.hashes)
 
     def key(self, sample: int) -> str:
         """The key of one sample."""
-        return bytes(self.keys[sample]).decode("utf-8", errors="replace")
+        start = int(self.name_ends[sample - 1]) if sample else 0
+        return bytes(self.names[start : int(self.name_ends[sample])]).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an index says before its columns."""
+
+    samples: int
+    tar_size: int
+    """Bytes of the shard that it was made from."""
 
 
 def index_path(shard: Path) -> Path:
@@ -85,17 +108,18 @@ def build(shard: Path) -> Index:
             rows[-1] = (encoded, start, member.end, text, images + (extension in IMAGES))
     keys = [row[0] for row in rows]
     if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
         raise BadTar(f"{shard}: the key {twice.decode()!r} comes twice, not in one run")
     hashes = [int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") for key in keys]
-    columns = np.array([row[1:] for row in rows], dtype=np.uint64).reshape(-1, 4)
+    columns = np.ascontiguousarray(np.array([row[1:] for row in rows], dtype=np.uint64).reshape(-1, 4).T)
     return Index(
-        keys=np.array(keys, dtype=np.bytes_),
+        names=np.frombuffer(b"".join(keys), dtype=np.uint8),
+        name_ends=np.cumsum([len(key) for key in keys], dtype=np.uint32),
         hashes=np.array(hashes, dtype=np.uint64),
-        offsets=columns[:, 0],
-        sizes=(columns[:, 1] - columns[:, 0]).astype(np.uint32),
-        text_bytes=columns[:, 2].astype(np.uint32),
-        images=columns[:, 3].astype(np.uint16),
+        offsets=columns[0],
+        sizes=(columns[1] - columns[0]).astype(np.uint32),
+        text_bytes=columns[2].astype(np.uint32),
+        images=columns[3].astype(np.uint16),
     )
 
 
@@ -104,10 +128,10 @@ def write(shard: Path) -> Path:
     index = build(shard)
     target = index_path(shard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    columns = {column.name: getattr(index, column.name) for column in fields(Index)}
+    metadata = {"version": _VERSION, "tar_size": str(shard.stat().st_size)}
     with temporary.open("wb") as file:
-        np.savez(
-            file, version=_VERSION, tar_size=shard.stat().st_size, **{f.name: getattr(index, f.name) for f in _COLUMNS}
-        )
+        file.write(safetensors.save(columns, metadata))
         file.flush()
         os.fsync(file.fileno())
     stamp = max(temporary.stat().st_mtime_ns, shard.stat().st_mtime_ns)  # a shard may come from a clock ahead of ours
@@ -116,56 +140,129 @@ def write(shard: Path) -> Path:
     return target
 
 
-_COLUMNS = fields(Index)
+def header(file: Path) -> Header:
+    """The header of an index file.
+
+    Raises:
+        BadIndex: there is no such file, or it is not an index of this version.
+    """
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            stated = json.loads(opened.read(min(length, _LARGEST_HEADER)))
+        metadata = stated["__metadata__"]
+        if metadata["version"] != _VERSION:
+            raise BadIndex(f"{file} is of version {metadata['version']}, not {_VERSION}")
+        return Header(int(stated["hashes"]["shape"][0]), int(metadata["tar_size"]))
+    except FileNotFoundError as error:
+        raise BadIndex(f"there is no index {file}") from error
+    except (OSError, KeyError, TypeError, IndexError, ValueError) as error:
+        if isinstance(error, BadIndex):
+            raise
+        raise BadIndex(f"{file} can't be read as an index ({type(error).__name__}: {error})") from error
 
 
-def load(shard: Path) -> Index:
-    """The index beside a shard.
+def load(file: Path) -> Index:
+    """Reads an index file. Raises as `header` does."""
+    header(file)
+    try:
+        columns = safetensors.load_file(file)
+        index = Index(**{column.name: columns[column.name] for column in fields(Index)})
+    except (OSError, KeyError, SafetensorError) as error:
+        raise BadIndex(f"{file} can't be read as an index ({type(error).__name__}: {error})") from error
+    if len({len(column) for column in (index.name_ends, index.hashes, index.offsets, index.sizes)}) > 1:
+        raise BadIndex(f"{file}: its columns are not of equal length")
+    return index
+
+
+def check(shard: Path) -> Header:
+    """The header of the index beside a local shard.
 
     Raises:
         FileNotFoundError: the shard is missing.
         BadIndex: the index is missing, older than the shard, or made for one of another size.
     """
-    if not shard.is_file():
-        raise FileNotFoundError(f"no shard {shard}")
     target = index_path(shard)
     remedy = f"run: python -m data.index {shard}"
-    if not target.is_file():
-        raise BadIndex(f"{shard} has no index beside it; {remedy}")
-    if target.stat().st_mtime_ns < shard.stat().st_mtime_ns:
-        raise BadIndex(f"{target} is older than its shard; {remedy}")
     try:
-        with np.load(target, allow_pickle=False) as stored:
-            if int(stored["version"]) != _VERSION or int(stored["tar_size"]) != shard.stat().st_size:
-                raise BadIndex(f"{target} was made for another content of {shard.name}; {remedy}")
-            return Index(**{column.name: stored[column.name] for column in _COLUMNS})
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, BadIndex):
-            raise
-        raise BadIndex(f"{target} can't be read ({error}); {remedy}") from error
+        tar = shard.stat()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no shard {shard}") from error
+    try:
+        found = header(target)
+    except BadIndex as error:
+        raise BadIndex(f"{error}; {remedy}") from error
+    if target.stat().st_mtime_ns < tar.st_mtime_ns:
+        raise BadIndex(f"{target} is older than its shard; {remedy}")
+    if found.tar_size != tar.st_size:
+        raise BadIndex(f"{target} was made for another content of {shard.name}; {remedy}")
+    return found
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Indexes the shards named, or those in the folders named."""
-    if not arguments:
-        print(__doc__, file=sys.stderr)
-        return 2
-    shards = [s for a in map(Path, arguments) for s in (sorted(a.rglob("*.tar")) if a.is_dir() else [a])]
-    samples = failed = 0
-    for shard in shards:
+def bring(address: str, folder: Path) -> Path:
+    """Puts the index of a shard that lies elsewhere into a folder: the one that lies beside it there, or else one made
+    from the shard, which is fetched and not kept.
+
+    Raises:
+        FileNotFoundError, RemoteError: it could not be fetched.
+        BadTar: the shard is damaged.
+    """
+    target = folder / (local_name(address) + SUFFIX)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as near:
+        fetched = Path(near) / local_name(address)
+        if exists(address + SUFFIX):
+            fetch(address + SUFFIX, index_path(fetched))
+            header(index_path(fetched))
+        else:
+            fetch(address, fetched)
+            write(fetched)
+        index_path(fetched).replace(target)
+    return target
+
+
+def _ensure(shard: str, into: Path | None) -> tuple[int, str]:
+    """Samples of a shard once it has a good index, or what is wrong."""
+    try:
+        if is_remote(shard):
+            if into is None:
+                return 0, f"{shard}: --into FOLDER says where its index goes, as DATA/SOURCE"
+            target = into / (local_name(shard) + SUFFIX)
+            return header(target if target.is_file() else bring(shard, into)).samples, ""
         try:
-            try:
-                index = load(shard)
-            except BadIndex:
-                write(shard)
-                index = load(shard)
-            samples += len(index)
-        except (OSError, BadTar) as error:
-            failed += 1
-            print(error, file=sys.stderr)
+            return check(Path(shard)).samples, ""
+        except BadIndex:
+            return header(write(Path(shard))).samples, ""
+    except (OSError, BadTar, BadIndex, RemoteError) as error:
+        return 0, str(error)
+
+
+def _shards(argument: str) -> list[str]:
+    if is_remote(argument):
+        return expand(argument)
+    path = Path(argument)
+    return [str(shard) for shard in sorted(path.rglob("*.tar"))] if path.is_dir() else [argument]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Indexes the shards named, or those in the folders named."""
+    parser = argparse.ArgumentParser(prog="python -m data.index", description=__doc__.split("\n")[0])
+    parser.add_argument("shards", nargs="+", metavar="FOLDER_OR_TAR", help="or an address")
+    parser.add_argument("--into", type=Path, help="folder for the indexes of shards that lie elsewhere: DATA/SOURCE")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    shards = [shard for argument in options.shards for shard in _shards(argument)]
+    samples = failed = 0
+    with ProcessPoolExecutor(options.workers) as workers:
+        results = workers.map(partial(_ensure, into=options.into), shards)
+        for count, problem in tqdm(results, total=len(shards), unit="shard", disable=len(shards) < 2):
+            samples += count
+            if problem:
+                failed += 1
+                tqdm.write(problem, file=sys.stderr)
     print(f"{len(shards) - failed} shards, {samples} samples" + (f"; {failed} shards failed" if failed else ""))
     return 1 if failed or not shards else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

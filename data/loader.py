@@ -13,17 +13,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from data import index, tar
+from data.cache import Prefetcher
 from data.formats import BadSample, format_named, unpack
 from data.mixture import taken_samples
 from data.order import Order, Place
 from data.packing import Batch, micro_batches, spread
+from data.remote import is_remote
+from data.store import Store
+from yivl.conversation import Conversation
 from yivl.encoder import Encoder, Example, TooLong
 from yivl.images import BadImage
 
@@ -31,7 +34,7 @@ Array = np.ndarray[Any, Any]
 BYTES_PER_TOKEN = 3
 """To estimate a text's tokens from its bytes (English about 4, Chinese about 2); only balance depends on it."""
 _OPEN_SHARDS = 256
-"""Shard indexes kept in memory: about 0.4 MB each for 10,000 samples."""
+"""Shards kept open, with their indexes in memory: about 0.4 MB each for 10,000 samples."""
 _MAX_REPLACEMENTS = 20
 """Failures in a row at one position after which the source, not the sample, is at fault."""
 
@@ -45,6 +48,13 @@ class Broken:
     shard: str
     key: str
     reason: str
+
+
+class Task(NamedTuple):
+    """What a worker is asked to load."""
+
+    position: int
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +89,34 @@ class Step:
     """Turns cut from the end of over-long samples."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Opened:
-    """A shard's index and the numbers of its taken samples."""
+    """A shard in use."""
 
     index: index.Index
     taken: Array
+    """The numbers of its taken samples."""
+    file: BinaryIO | None = None
+    """Opened, and fetched from elsewhere, only when a sample is read."""
 
 
 class Samples(Dataset[Item]):
-    """Loads single positions of an order; what a worker process runs.
+    """Loads single samples of an order; what a worker process runs.
 
     Args:
-        order: says which sample lies at a position.
-        folder: the data folder.
+        order: says which sample replaces one that can't be used.
+        store: where the shards are.
         encoder: turns conversations into examples.
     """
 
-    def __init__(self, order: Order, folder: Path, encoder: Encoder) -> None:
+    def __init__(self, order: Order, store: Store, encoder: Encoder) -> None:
         self.order = order
-        self.folder = folder
+        self.store = store
         self.encoder = encoder
         self._opened: dict[tuple[int, int], _Opened] = {}
 
-    def __getitem__(self, position: int) -> Item:
-        place = self.order.places(position, 1)[0]
+    def __getitem__(self, task: Task) -> Item:
+        position, place = task
         broken: list[Broken] = []
         while True:
             try:
@@ -112,36 +125,47 @@ class Samples(Dataset[Item]):
                 broken.append(self._report(position, place, error))
             if len(broken) == _MAX_REPLACEMENTS:
                 return Item(None, tuple(broken))
-            place = self.order.replacement(position, len(broken), place.source)
+            place = self.order.replacement(position, len(broken), place)
+
+    def conversation(self, place: Place) -> Conversation:
+        """What lies at a place.
+
+        Raises:
+            BadSample: its format can't read it.
+            BadTar: its bytes in the shard are damaged.
+        """
+        source = self.order.manifest.sources[place.source]
+        shard, sample = self._locate(place)
+        key = shard.index.key(sample)
+        if shard.file is None:
+            shard.file = self.store.open(source.name, source.shards[place.shard].path)
+        blob = tar.read(shard.file, int(shard.index.offsets[sample]), int(shard.index.sizes[sample]))
+        return format_named(source.format)(unpack(blob, key), source.name, key)
 
     def length(self, place: Place) -> int:
         """An estimate of a sample's tokens, from the index alone."""
         shard, sample = self._locate(place)
-        text = int(shard.text_bytes[sample]) // BYTES_PER_TOKEN
-        return text + int(shard.images[sample]) * self.encoder.patches
+        text = int(shard.index.text_bytes[sample]) // BYTES_PER_TOKEN
+        return text + int(shard.index.images[sample]) * self.encoder.patches
 
     def _read(self, place: Place) -> Example:
-        source = self.order.manifest.sources[place.source]
-        shard, sample = self._locate(place)
-        path, key = self.folder / source.shards[place.shard].path, shard.key(sample)
-        members = unpack(tar.read(path, int(shard.offsets[sample]), int(shard.sizes[sample])))
-        example = self.encoder.encode(format_named(source.format)(members, source.name, key))
+        example = self.encoder.encode(self.conversation(place))
         if not example.supervised:
             raise BadSample("no token is supervised")
         return example
 
-    def _locate(self, place: Place) -> tuple[index.Index, int]:
+    def _locate(self, place: Place) -> tuple[_Opened, int]:
         opened = self._opened.pop((place.source, place.shard), None) or self._open(place)
         self._opened[place.source, place.shard] = opened  # at the end: the first is the longest unused
-        if len(self._opened) > _OPEN_SHARDS:
-            del self._opened[next(iter(self._opened))]
-        return opened.index, int(opened.taken[place.sample])
+        if len(self._opened) > _OPEN_SHARDS and (file := self._opened.pop(next(iter(self._opened))).file):
+            file.close()
+        return opened, int(opened.taken[place.sample])
 
     def _open(self, place: Place) -> _Opened:
         manifest = self.order.manifest
         source = manifest.sources[place.source]
         shard = source.shards[place.shard]
-        loaded = index.load(self.folder / shard.path)
+        loaded = self.store.index(source.name, shard.path)
         return _Opened(loaded, taken_samples(manifest, source, shard, loaded))
 
     def _report(self, position: int, place: Place, error: Exception) -> Broken:
@@ -149,7 +173,7 @@ class Samples(Dataset[Item]):
         shard, sample = self._locate(place)
         return Broken(
             position=position, source=source.name, shard=source.shards[place.shard].path,
-            key=shard.key(sample), reason=str(error),
+            key=shard.index.key(sample), reason=str(error),
         )  # fmt: skip
 
 
@@ -181,6 +205,8 @@ class Loader:
         self.global_batch = global_batch
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.rank, self.ranks, self.workers = rank, ranks, workers
+        cache = samples.store.cache
+        self._prefetcher = Prefetcher(cache) if cache else None
         self.total_steps = samples.order.epoch_samples * epochs // global_batch
         if not self.total_steps:
             raise ValueError(
@@ -190,23 +216,40 @@ class Loader:
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """The steps from `start` on, as many as there are."""
-        numbers = range(start, self.total_steps)
-        positions = (position for number in numbers for position in self._positions(number))
+        shares: dict[int, list[Task]] = {}  # of the steps in hand
+
+        def share(number: int) -> list[Task]:
+            if number not in shares:
+                shares[number] = self.tasks(number)
+            return shares[number]
+
+        tasks = (task for number in range(start, self.total_steps) for task in share(number))
+
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged}
         if self.workers:
             options |= {"num_workers": self.workers, "prefetch_factor": 64, "worker_init_fn": _deaf}
-        items: Iterator[Item] = iter(DataLoader(self.samples, sampler=positions, **options))
-        for number in numbers:
-            yield self._step(number, [next(items) for _ in self._positions(number)])
+        items: Iterator[Item] = iter(DataLoader(self.samples, sampler=tasks, **options))
+        for number in range(start, self.total_steps):
+            self._fetch_ahead(number)  # not before the workers were forked: it starts threads
+            yield self._step(number, [next(items) for _ in share(number)])
+            del shares[number]
 
-    def _positions(self, number: int) -> list[int]:
-        """Positions that this rank loads for a step."""
+    def tasks(self, number: int) -> list[Task]:
+        """What this rank loads for a step."""
         first = number * self.global_batch
-        if self.ranks == 1:
-            return list(range(first, first + self.global_batch))
         places = self.samples.order.places(first, self.global_batch)
-        share = spread([self.samples.length(place) for place in places], self.ranks)[self.rank]
-        return [first + sample for sample in share]
+        share: Sequence[int] = range(len(places))
+        if self.ranks > 1:
+            share = spread([self.samples.length(place) for place in places], self.ranks)[self.rank]
+        return [Task(first + sample, places[sample]) for sample in share]
+
+    def _fetch_ahead(self, number: int) -> None:
+        if self._prefetcher is None:
+            return
+        sources = self.samples.order.manifest.sources
+        ahead = self.samples.order.shards_from(number * self.global_batch)
+        named = [(sources[source].name, sources[source].shards[shard].path) for source, shard in ahead]
+        self._prefetcher.want([self.samples.store.wanted(*one) for one in named if is_remote(one[1])])
 
     def _step(self, number: int, items: Sequence[Item]) -> Step:
         examples = []

@@ -1,9 +1,9 @@
 """Which samples a run trains on: a mixture file, resolved once into a manifest.
 
 A mixture names sources of the catalogue (`configs/sources.yaml`) and caps what each may give. The manifest says, for
-each source, how many samples there were, how many were taken, and which: those whose hash (of the seed, the source, the
-shard's path and the sample's key) lies below a threshold. So the choice depends on nothing else: not on ranks, workers,
-other sources or the order of shards. It is saved with the run.
+each source, how many samples there were, how many are taken in all and of each shard. Which ones: of each shard those
+with the smallest hashes of (seed, source, shard, key). So the choice depends on nothing else: not on ranks, workers or
+other sources. It needs the shards' counts alone, and it is saved with the run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ import numpy as np
 
 from data import index
 from data.formats import format_named
+from data.store import Store
 from yivl import settings
 
 Array = np.ndarray[Any, Any]
-_ALL = 2**64
-"""The threshold below which every hash lies."""
-_MAX_SALTS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +31,8 @@ class Source:
     """An entry of the catalogue."""
 
     shards: str
-    """Glob of the shards below the data folder, such as `gqa/*.tar`."""
+    """Glob of the shards below the data folder, such as `gqa/*.tar`, or an address (`data.remote`), such as
+    `s3://bucket/gqa/{00000..00099}.tar`."""
     format: str
     """One of `data.formats.FORMATS`."""
     pairs: int = 0
@@ -92,7 +92,7 @@ class Shard:
     """A shard in a manifest."""
 
     path: str
-    """Below the data folder."""
+    """Below the data folder; or its address."""
     samples: int
     taken: int
 
@@ -106,10 +106,6 @@ class Chosen:
     available: int
     cap: int | None
     taken: int
-    salt: int
-    """Counts the re-drawings of hashes that a tie at the threshold made necessary: 0 but for odds of 1 in 10^4."""
-    threshold: int
-    """Samples whose hash is below it are taken."""
     shards: tuple[Shard, ...]
 
 
@@ -152,82 +148,87 @@ def catalogued(mixture: Mixture) -> Mapping[str, Source]:
     return {name: known[name] for name in mixture.sources}
 
 
-def resolve(mixture: Mixture, folder: Path, seed: int) -> Manifest:
+def resolve(mixture: Mixture, store: Store, seed: int) -> Manifest:
     """Chooses the samples of a run.
 
     Args:
         mixture: the mixture.
-        folder: the data folder, below which the sources' shards lie.
+        store: where the sources' shards are.
         seed: of the choice.
 
     Raises:
-        FileNotFoundError: a source has no shards there.
+        FileNotFoundError: a source has no shards there, or one is missing.
         BadIndex: a shard has no index, or one that does not fit.
     """
-    sources = []
-    for name, source in catalogued(mixture).items():
-        shards = sorted(folder.glob(source.shards))
-        if not shards:
-            raise FileNotFoundError(f"source {name!r} has no shards: nothing matches {folder / source.shards}")
-        sources.append(_choose(name, source.format, shards, folder, mixture.cap_of(name), seed))
-    return Manifest(seed=seed, sources=tuple(sources))
+    return Manifest(
+        seed=seed,
+        sources=tuple(
+            _choose(name, source, store, mixture.cap_of(name), seed) for name, source in catalogued(mixture).items()
+        ),
+    )
 
 
-def _choose(name: str, form: str, shards: Sequence[Path], folder: Path, cap: int | None, seed: int) -> Chosen:
-    paths = [shard.relative_to(folder).as_posix() for shard in shards]
-    keys = [index.load(shard).hashes for shard in shards]  # 8 bytes a sample; the rest of an index is not kept
-    available = sum(map(len, keys))
-    salt, threshold = 0, _ALL
-    if cap is not None and cap < available:
-        for salt in range(_MAX_SALTS):
-            hashes = np.concatenate([_hashes(of, seed, name, path, salt) for of, path in zip(keys, paths, strict=True)])
-            hashes.partition((cap - 1, cap))
-            threshold = int(hashes[cap])
-            if hashes[cap - 1] < hashes[cap]:
-                break
-        else:
-            raise ValueError(
-                f"source {name!r}: the keys of its samples are not distinct enough to choose {cap} of them"
-            )
-    chosen = [
-        Shard(path=path, samples=len(of), taken=len(_below(of, seed, name, path, salt, threshold)))
-        for path, of in zip(paths, keys, strict=True)
-    ]
+def _choose(name: str, source: Source, store: Store, cap: int | None, seed: int) -> Chosen:
+    try:
+        paths = store.shards(source.shards)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"source {name!r} has no shards: {error}") from error
+    counts = store.counts(name, paths)
+    available = sum(counts)
+    taken = min(available, available if cap is None else cap)
+    shares = quotas(counts, taken, _seeded(seed, name))
     return Chosen(
-        name=name, format=form, available=available, cap=cap, taken=sum(shard.taken for shard in chosen),
-        salt=salt, threshold=threshold, shards=tuple(chosen),
+        name=name, format=source.format, available=available, cap=cap, taken=taken,
+        shards=tuple(Shard(path=p, samples=n, taken=t) for p, n, t in zip(paths, counts, shares, strict=True)),
     )  # fmt: skip
 
 
+def quotas(counts: Sequence[int], taken: int, draw: int) -> list[int]:
+    """How many samples each shard gives, so that together they give `taken`: systematic sampling.
+
+    Every shard gives its share, rounded up or down; over all values of `draw` each sample is taken equally often.
+
+    Args:
+        counts: samples of the shards, in order.
+        taken: at most their sum.
+        draw: a random number.
+    """
+    available = sum(counts)
+    passed = [0]
+    for count in counts:
+        passed.append(passed[-1] + count)
+    marks = [(before * taken + draw % max(available, 1)) // max(available, 1) for before in passed]
+    return [after - before for before, after in pairwise(marks)]
+
+
 def taken_samples(manifest: Manifest, source: Chosen, shard: Shard, of: index.Index) -> Array:
-    """int64 numbers, within the shard, of the samples that the manifest takes.
+    """int64 numbers, within the shard, of the samples that the manifest takes, ascending.
 
     Raises:
         BadIndex: the shard does not hold what the manifest counted.
     """
-    samples = _below(of.hashes, manifest.seed, source.name, shard.path, source.salt, source.threshold)
-    if len(of) != shard.samples or len(samples) != shard.taken:
+    if len(of) != shard.samples:
         raise index.BadIndex(
-            f"{shard.path} has {len(of)} samples, of which {len(samples)} are chosen; the run's manifest says "
-            f"{shard.samples} and {shard.taken}. The shard was changed after the run began"
+            f"{shard.path} has {len(of)} samples; the run's manifest says {shard.samples}. The shard was changed after "
+            "the run began"
         )
-    return samples
+    if shard.taken == shard.samples:
+        return np.arange(shard.samples)
+    hashes = _mixed(of.hashes ^ np.uint64(_seeded(manifest.seed, source.name, shard.path)))
+    return np.sort(np.argsort(hashes, kind="stable")[: shard.taken])
 
 
-def _below(keys: Array, seed: int, source: str, path: str, salt: int, threshold: int) -> Array:
-    if threshold == _ALL:
-        return np.arange(len(keys))
-    return np.flatnonzero(_hashes(keys, seed, source, path, salt) < np.uint64(threshold))
+def _seeded(seed: int, *names: str) -> int:
+    """64 random bits for a name under a seed."""
+    return int.from_bytes(hashlib.blake2b(json.dumps([seed, *names]).encode(), digest_size=8).digest(), "little")
 
 
-def _hashes(keys: Array, seed: int, source: str, path: str, salt: int) -> Array:
-    """uint64 hashes of samples, from those of their keys (splitmix64's finaliser)."""
-    base = hashlib.blake2b(json.dumps([seed, source, path, salt]).encode(), digest_size=8).digest()
-    mixed = keys ^ np.uint64(int.from_bytes(base, "little"))
+def _mixed(values: Array) -> Array:
+    """uint64 to uint64, each to one of its own and well spread (splitmix64's finaliser)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    hashed: Array = mixed ^ (mixed >> np.uint64(31))
-    return hashed
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    mixed: Array = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def describe(manifest: Manifest) -> str:

@@ -5,8 +5,9 @@ Positions run through all epochs: position p belongs to epoch p // N, N samples 
 - the sources alternate in the mixture's proportions at every scale: place i of the epoch is point (i * g + a) mod N of
   a line on which each source owns as many points as it gives samples (g is near N / golden ratio and coprime to N, so
   every point is met once). How many of a source's points came before place i has a closed form (`floor_sum`).
-- each source's shards are shuffled and read in blocks of a few; within a block the samples are shuffled. So reads
-  stay near each other, and memory is one permutation of a block.
+- each source's shards are shuffled and read in blocks of a few. A block's shards are cut into runs of neighbouring
+  samples, the runs are shuffled, and the samples are shuffled within windows of a few runs. So reads stay near each
+  other, and memory is the order of a few blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,11 @@ from data.mixture import Manifest
 
 Array = np.ndarray[Any, Any]
 BLOCK_SHARDS = 8
-"""Shards of a source that are read, shuffled, at a time."""
+"""Shards of a source that are open at a time."""
+RUN = 256
+"""Neighbouring samples of a shard that are read close in time: some 10 MB of web images."""
+WINDOW_RUNS = 16
+"""Runs whose samples are shuffled together: 4,096 samples, as many as a batch of the paper's."""
 
 
 class Place(NamedTuple):
@@ -35,9 +41,10 @@ class Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    shards: Array  # int64 [k], numbers of the shards
-    starts: Array  # int64 [k + 1], where each begins among the block's samples
-    permutation: Array  # int64 [starts[-1]]
+    """The samples of a block in their order."""
+
+    shard: Array  # int64 [n], numbers in the manifest
+    sample: Array  # int64 [n], among the shard's taken ones
 
 
 class Order:
@@ -48,7 +55,7 @@ class Order:
             raise ValueError("the mixture has no samples")
         self.manifest = manifest
         self.seed = seed
-        self._starts: dict[tuple[int, int], Array] = {}  # where blocks begin, by epoch and source
+        self._layouts: dict[tuple[int, int], tuple[Array, Array]] = {}  # by epoch and source
 
     @property
     def epoch_samples(self) -> int:
@@ -65,15 +72,34 @@ class Order:
             start, count = start + here, count - here
         return found
 
-    def replacement(self, position: int, attempt: int, source: int) -> Place:
-        """What takes the place of a sample that can't be read: one of the same source, drawn from the position
-        and the number of failures there alone."""
-        chosen = self.manifest.sources[source]
-        draw = _generator(self.seed, "replacement", position, attempt).integers(chosen.taken)
-        return self._source_place(position // self.epoch_samples, source, int(draw))
+    def replacement(self, position: int, attempt: int, place: Place) -> Place:
+        """What takes the place of a sample that can't be read: another of the same block, whose shards are open anyway,
+        drawn from the position and the number of failures there alone."""
+        shuffled, _ = self._layout(position // self.epoch_samples, place.source)
+        block = int(np.flatnonzero(shuffled == place.shard)[0]) // BLOCK_SHARDS
+        shards = shuffled[block * BLOCK_SHARDS : (block + 1) * BLOCK_SHARDS]
+        ends = np.cumsum([self._taken(place.source, shard) for shard in shards.tolist()])
+        draw = int(_generator(self.seed, "replacement", position, attempt).integers(ends[-1]))
+        which = int(np.searchsorted(ends, draw, side="right"))
+        return Place(place.source, int(shards[which]), draw - int(ends[which - 1] if which else 0))
+
+    def shards_from(self, position: int) -> list[tuple[int, int]]:
+        """Sources and shards that are read at a position and after it: of each source the block in hand and the
+        next of the same epoch, in the order of need."""
+        epoch, first = divmod(position, self.epoch_samples)
+        ahead: list[list[tuple[int, int]]] = [[], []]
+        for source, number in enumerate(self._before(epoch, first)):
+            shuffled, starts = self._layout(epoch, source)
+            block = int(np.searchsorted(starts, number, side="right")) - 1
+            for later, shards in enumerate(ahead):
+                at = (block + later) * BLOCK_SHARDS
+                block_shards = shuffled[at : at + BLOCK_SHARDS].tolist()
+                shards += [(source, shard) for shard in block_shards if self._taken(source, shard)]
+        return ahead[0] + ahead[1]
 
     @cached_property
     def _bounds(self) -> list[int]:
+        """Where each source's points begin, and N."""
         bounds = [0]
         for source in self.manifest.sources:
             bounds.append(bounds[-1] + source.taken)
@@ -87,46 +113,52 @@ class Order:
             stride += 1
         return stride
 
+    def _offset(self, epoch: int) -> int:
+        return int(_generator(self.seed, "offset", epoch).integers(self.epoch_samples))
+
+    def _before(self, epoch: int, first: int) -> list[int]:
+        """How many samples of each source come before place `first` of an epoch."""
+        total, stride, offset = self.epoch_samples, self._stride, self._offset(epoch)
+        below = [_points_below(bound, first, stride, offset, total) for bound in self._bounds]
+        return [upper - lower for lower, upper in pairwise(below)]
+
     def _epoch_places(self, epoch: int, first: int, count: int) -> list[Place]:
-        total, stride = self.epoch_samples, self._stride
-        offset = int(_generator(self.seed, "offset", epoch).integers(total))
-        points = [(i * stride + offset) % total for i in range(first, first + count)]
+        offset = (first * self._stride + self._offset(epoch)) % self.epoch_samples
+        points = (np.arange(count) * self._stride + offset) % self.epoch_samples
         sources = np.searchsorted(self._bounds, points, side="right") - 1
-        before = [
-            _points_below(upper, first, stride, offset, total) - _points_below(lower, first, stride, offset, total)
-            for lower, upper in zip(self._bounds[:-1], self._bounds[1:], strict=True)
-        ]
-        found = []
-        for source in sources.tolist():
-            found.append(self._source_place(epoch, source, before[source]))
-            before[source] += 1
-        return found
+        shards, samples = np.empty_like(points), np.empty_like(points)
+        for source, before in enumerate(self._before(epoch, first)):
+            here = np.flatnonzero(sources == source)
+            shards[here], samples[here] = self._source_places(epoch, source, before, len(here))
+        return [Place(*place) for place in zip(sources.tolist(), shards.tolist(), samples.tolist(), strict=True)]
 
-    def _source_place(self, epoch: int, source: int, number: int) -> Place:
-        """Where the `number`-th sample of a source in an epoch lies."""
-        starts = self._block_starts(epoch, source)
-        block_number = int(np.searchsorted(starts, number, side="right")) - 1
-        block = self._block(epoch, source, block_number)
-        inside = int(block.permutation[number - starts[block_number]])
-        shard = int(np.searchsorted(block.starts, inside, side="right")) - 1
-        return Place(source, int(block.shards[shard]), inside - int(block.starts[shard]))
+    def _source_places(self, epoch: int, source: int, first: int, count: int) -> tuple[Array, Array]:
+        """Shards and samples of `count` samples of a source in an epoch, from its `first` on."""
+        shards, samples = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        shuffled, starts = self._layout(epoch, source)
+        while count > 0:
+            number = int(np.searchsorted(starts, first, side="right")) - 1
+            chosen = shuffled[number * BLOCK_SHARDS : (number + 1) * BLOCK_SHARDS].tolist()
+            taken = tuple(self._taken(source, shard) for shard in chosen)
+            block = _block(self.seed, epoch, self.manifest.sources[source].name, tuple(chosen), taken)
+            at = first - int(starts[number])
+            shards.append(block.shard[at : at + count])
+            samples.append(block.sample[at : at + count])
+            first, count = first + len(shards[-1]), count - len(shards[-1])
+        return np.concatenate(shards), np.concatenate(samples)
 
-    def _block_starts(self, epoch: int, source: int) -> Array:
-        if (epoch, source) not in self._starts:
-            shards = self.manifest.sources[source].shards
-            taken = [shards[shard].taken for shard in self._shuffled_shards(epoch, source)]
-            blocks = [sum(taken[i : i + BLOCK_SHARDS]) for i in range(0, len(taken), BLOCK_SHARDS)]
-            self._starts[epoch, source] = np.concatenate([[0], np.cumsum(blocks)])
-        return self._starts[epoch, source]
+    def _layout(self, epoch: int, source: int) -> tuple[Array, Array]:
+        """A source's shards as shuffled for an epoch, and where its blocks begin, with their end."""
+        if (epoch, source) not in self._layouts:
+            chosen = self.manifest.sources[source]
+            shuffled = _generator(self.seed, "shards", epoch, chosen.name).permutation(len(chosen.shards))
+            taken = np.array([shard.taken for shard in chosen.shards])[shuffled]
+            blocks = np.add.reduceat(taken, np.arange(0, len(taken), BLOCK_SHARDS))
+            self._layouts[epoch, source] = shuffled, np.concatenate([[0], np.cumsum(blocks)])
+        return self._layouts[epoch, source]
 
-    def _shuffled_shards(self, epoch: int, source: int) -> tuple[int, ...]:
-        chosen = self.manifest.sources[source]
-        return _shuffled(self.seed, epoch, chosen.name, len(chosen.shards))
-
-    def _block(self, epoch: int, source: int, number: int) -> _Block:
-        chosen = self.manifest.sources[source]
-        shards = self._shuffled_shards(epoch, source)[number * BLOCK_SHARDS : (number + 1) * BLOCK_SHARDS]
-        return _block(self.seed, epoch, chosen.name, number, shards, tuple(chosen.shards[s].taken for s in shards))
+    def _taken(self, source: int, shard: int) -> int:
+        return self.manifest.sources[source].shards[shard].taken
 
 
 def _generator(seed: int, *what: str | int) -> np.random.Generator:
@@ -134,16 +166,17 @@ def _generator(seed: int, *what: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
 
 
-@lru_cache(maxsize=256)
-def _shuffled(seed: int, epoch: int, source: str, shards: int) -> tuple[int, ...]:
-    return tuple(_generator(seed, "shards", epoch, source).permutation(shards).tolist())
-
-
 @lru_cache(maxsize=64)
-def _block(seed: int, epoch: int, source: str, number: int, shards: Sequence[int], taken: Sequence[int]) -> _Block:
-    starts = np.concatenate([[0], np.cumsum(taken)])
-    permutation = _generator(seed, "block", epoch, source, number).permutation(int(starts[-1]))
-    return _Block(np.array(shards), starts, permutation)
+def _block(seed: int, epoch: int, source: str, shards: Sequence[int], taken: Sequence[int]) -> _Block:
+    """The order within a block of shards, of which so many samples each are taken."""
+    random = _generator(seed, "block", epoch, source, *shards)
+    shard = np.repeat(shards, taken)
+    sample = np.concatenate([np.arange(count) for count in taken])
+    starts = np.flatnonzero(sample % RUN == 0)
+    run = np.cumsum(sample % RUN == 0) - 1
+    window = random.permutation(len(starts))[run] // WINDOW_RUNS
+    shuffled = np.lexsort((random.random(len(sample)), window))
+    return _Block(shard[shuffled], sample[shuffled])
 
 
 def _points_below(bound: int, places: int, stride: int, offset: int, total: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 BLOCK = 512
@@ -109,7 +108,6 @@ def _pax_path(content: bytes) -> str:
     return ""
 
 
-def read(path: Path, offset: int, size: int) -> bytes:
-    """`size` bytes of a file; fewer where it ends."""
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), size, offset)
+def read(file: BinaryIO, offset: int, size: int) -> bytes:
+    """`size` bytes of a file; fewer where it ends. Moves no position: processes may share the file."""
+    return os.pread(file.fileno(), size, offset)

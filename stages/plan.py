@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
-from data import index
-from data.mixture import Mixture, catalogued
+from data.index import BadIndex
+from data.mixture import Mixture, Source, catalogued
+from data.remote import is_remote
+from data.store import Store
 from stages.parts import Part, describe, freeze_all_but
 from stages.stage import Stage
 from yivl.assembly import ModelSource
@@ -83,9 +85,22 @@ def plan(stage: Stage, source: ModelSource, mixture: Mixture) -> Plan:
     with torch.device("meta"):
         model = YiVLForConditionalGeneration(config)
     sources = []
+    store = Store(Path(stage.data))
     for name, entry in catalogued(mixture).items():
-        shards = sorted(Path(stage.data).glob(entry.shards))
-        available = sum(len(index.load(shard)) for shard in shards) if shards else entry.pairs
-        sources.append(PlannedSource(name, available, bool(shards), mixture.cap_of(name)))
+        counted = _counted(store, name, entry)
+        available = entry.pairs if counted is None else counted
+        sources.append(PlannedSource(name, available, counted is not None, mixture.cap_of(name)))
     parts = freeze_all_but(model, stage.learning_rate)
     return Plan(stage, tuple(sources), tuple(parts), config.patches)
+
+
+def _counted(store: Store, name: str, source: Source) -> int | None:
+    """The samples of a source, or None when its shards, or the indexes of shards that lie elsewhere, are not here."""
+    try:
+        return sum(store.counts(name, store.shards(source.shards)))
+    except FileNotFoundError:
+        return None
+    except BadIndex:
+        if is_remote(source.shards):
+            return None
+        raise

@@ -40,7 +40,7 @@ from yivl.weights import stored_weights, sync
 _KEPT = 2
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
-_FREE = ("run", "workers", "save_every", "broken_limit")
+_FREE = ("run", "data", "cache", "cache_gib", "workers", "save_every", "broken_limit")
 """Settings that change nothing of what is computed, and may differ on a resume."""
 
 

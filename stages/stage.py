@@ -29,7 +29,11 @@ class Stage:
     mixture: Path
     """The mixture file: sources and caps."""
     data: str = "shards"
-    """Folder below which the sources' shards lie."""
+    """Folder below which the sources' shards lie, or the indexes of shards that lie elsewhere."""
+    cache: str = "cache"
+    """Folder that keeps shards fetched from elsewhere; all processes of a machine share it."""
+    cache_gib: float = 200.0
+    """Most GiB of them. Of each source that lies elsewhere 8 shards are in use and 8 more are fetched ahead."""
     global_batch: int
     """Samples of one optimiser step, over all ranks, exactly."""
     tokens_per_micro_batch: int
@@ -71,6 +75,8 @@ class Stage:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
         if not 0 < self.clip_norm < math.inf:
             problems.append(f"clip_norm is {self.clip_norm}; above 0")
+        if not self.cache_gib > 0:
+            problems.append(f"cache_gib is {self.cache_gib}; above 0")
         for name in ("warmup", "broken_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} is {getattr(self, name)}; between 0 and 1")

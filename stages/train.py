@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 import yaml
 
+from data.cache import Cache
 from data.index import BadIndex
 from data.loader import BrokenSource, Loader, Samples
 from data.mixture import Mixture, describe, resolve
 from data.order import Order
+from data.store import Store
 from data.tar import BadTar
 from stages import parts
 from stages.engine import Engine, NonFinite
@@ -43,7 +45,8 @@ log = logging.getLogger("yivl")
 def train(stage: Stage) -> Path:
     """Runs a stage to its end, from wherever it stands; returns the model folder."""
     folder = RunFolder(Path(stage.run))
-    manifest = resolve(read(Mixture, stage.mixture), Path(stage.data), stage.seed)
+    store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))
+    manifest = resolve(read(Mixture, stage.mixture), store, stage.seed)
     folder.open(stage, manifest, starting_point(stage))
     if folder.finished:
         folder.clear()
@@ -61,7 +64,7 @@ def train(stage: Stage) -> Path:
     max_length = min(stage.max_length, stage.tokens_per_micro_batch)
     encoder = Encoder(tokenizer, patches=model.config.patches, image_side=stage.resolution, max_length=max_length)
     loader = Loader(
-        Samples(Order(manifest, stage.seed), Path(stage.data), encoder),
+        Samples(Order(manifest, stage.seed), store, encoder),
         global_batch=stage.global_batch,
         tokens_per_micro_batch=stage.tokens_per_micro_batch,
         epochs=stage.epochs,

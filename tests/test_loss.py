@@ -10,10 +10,11 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from data.loader import Loader, Samples
+from data.loader import Loader, Samples, Task
 from data.mixture import Mixture, resolve
 from data.order import Order
 from data.packing import Batch, empty, micro_batches, pack, spread
+from data.store import Store
 from stages.engine import Engine, NonFinite
 from stages.parts import freeze_all_but
 from stages.stage import Stage
@@ -30,8 +31,15 @@ def samples(shards: Path, tiny: YiVL, tmp_path: Path) -> Samples:
                "chats": {"shards": "chats/*.tar", "format": "conversation"}}  # fmt: skip
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"sources": sources}))
     (tmp_path / "m.yaml").write_text(yaml.safe_dump({"catalogue": "s.yaml", "sources": {"captions": {}, "chats": {}}}))
-    manifest = resolve(read(Mixture, tmp_path / "m.yaml"), shards, seed=0)
-    return Samples(Order(manifest, 0), shards, Encoder(tiny.tokenizer, patches=16, image_side=56))
+    store = Store(shards)
+    manifest = resolve(read(Mixture, tmp_path / "m.yaml"), store, seed=0)
+    return Samples(Order(manifest, 0), store, Encoder(tiny.tokenizer, patches=16, image_side=56))
+
+
+def examples_of(samples: Samples, count: int) -> list[Example]:
+    """The first examples of the order."""
+    items = [samples[Task(position, place)] for position, place in enumerate(samples.order.places(0, count))]
+    return [item.example for item in items if item.example]
 
 
 def slow_reference(model: YiVL, examples: list[Example]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -89,13 +97,13 @@ def test_gradients_equal_the_definition_for_any_ranks_and_packing(
         padding = [empty(56)] * (most - len(share.batches))
         loss += engine.backward([*share.batches, *padding], supervised)
     found = gradients(fresh_tiny)
-    expected_loss, expected = slow_reference(fresh_tiny, [samples[i].example for i in range(16)])
+    expected_loss, expected = slow_reference(fresh_tiny, examples_of(samples, 16))
     assert abs(loss - expected_loss) < 1e-5
     assert_close(found, expected)
 
 
 def test_packed_samples_never_see_each_other(samples: Samples, tiny: YiVL) -> None:
-    examples = [samples[i].example for i in range(6)]
+    examples = examples_of(samples, 6)
     batch = pack(examples)
     with torch.no_grad():
         packed = tiny.model(
@@ -124,7 +132,7 @@ def test_an_empty_batch_adds_nothing(fresh_tiny: YiVL) -> None:
 
 
 def test_hf_loss_is_the_mean_over_supervised_tokens(samples: Samples, tiny: YiVL) -> None:
-    example = samples[0].example
+    example = examples_of(samples, 1)[0]
     ids, labels = torch.from_numpy(example.input_ids)[None], torch.from_numpy(example.labels)[None]
     pixels = torch.from_numpy(example.pixels)
     loss = tiny.model(ids, pixels, labels=labels).loss
@@ -137,7 +145,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_optimiser_moves(samples: S
     engine = engine_of(fresh_tiny)
     with torch.no_grad():
         fresh_tiny.model.projector[0].weight[0, 0] = float("nan")
-    batch = pack([samples[0].example, samples[1].example])
+    batch = pack(examples_of(samples, 2))
     with pytest.raises(NonFinite, match=f"the loss is nan on {batch.keys[0]}, {batch.keys[1]}"):
         engine.backward([batch], 10)
     fresh_tiny.model.projector[0].weight.grad = torch.full((64, 48), float("inf"))

@@ -23,12 +23,13 @@ from data.tar import BadTar, read
 
 def test_every_sample_is_found_with_what_webdataset_reads(shards: Path) -> None:
     for shard in sorted(shards.rglob("*.tar")):
-        found = index.load(shard)
+        found = index.load(index.index_path(shard))
         theirs = list(webdataset.WebDataset(str(shard), shardshuffle=False))
         assert [found.key(i) for i in range(len(found))] == [sample["__key__"] for sample in theirs]
-        for i, sample in enumerate(theirs):
-            ours = unpack(read(shard, int(found.offsets[i]), int(found.sizes[i])))
-            assert ours == {name: content for name, content in sample.items() if not name.startswith("__")}
+        with shard.open("rb") as file:
+            for i, sample in enumerate(theirs):
+                ours = unpack(read(file, int(found.offsets[i]), int(found.sizes[i])), found.key(i))
+                assert ours == {name: content for name, content in sample.items() if not name.startswith("__")}
 
 
 def test_tars_of_other_tools_are_read(tmp_path: Path) -> None:
@@ -43,10 +44,13 @@ def test_tars_of_other_tools_are_read(tmp_path: Path) -> None:
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
         index.write(shard)
-        found = index.load(shard)
+        found = index.load(index.index_path(shard))
         assert [found.key(i) for i in range(len(found))][-2:] == [long, "b"]
-        members = unpack(read(shard, int(found.offsets[-2]), int(found.sizes[-2])))
-        assert members == {"txt": b"one", "json": b"{}"}
+        with shard.open("rb") as file:
+            blob = read(file, int(found.offsets[-2]), int(found.sizes[-2]))
+        assert unpack(blob, long) == {"txt": b"one", "json": b"{}"}
+        with pytest.raises(BadTar, match="where its index says 'other'"):
+            unpack(blob, "other")
 
 
 def test_an_index_older_than_its_shard_is_refused(tmp_path: Path) -> None:
@@ -54,10 +58,10 @@ def test_an_index_older_than_its_shard_is_refused(tmp_path: Path) -> None:
     later = time.time() + 10
     os.utime(shard, (later, later))
     with pytest.raises(index.BadIndex, match=r"older than its shard; run: python -m data\.index"):
-        index.load(shard)
+        index.check(shard)
     assert index.main([str(tmp_path)]) == 0
     os.utime(index.index_path(shard), (later, later))
-    assert len(index.load(shard)) == 3
+    assert index.check(shard).samples == 3
 
 
 def test_an_index_of_another_content_is_refused(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ def test_an_index_of_another_content_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(other.read_bytes())
     os.utime(shard, (1, 1))
     with pytest.raises(index.BadIndex, match="another content"):
-        index.load(shard)
+        index.check(shard)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.999])

@@ -1,0 +1,158 @@
+"""Shards that lie elsewhere: their addresses, and fetching them whole, through drops, stalls and truncation.
+
+An address is what fsspec opens (`s3://`, `gs://`, `hf://`, `http://`, …; the protocol's own package must be installed)
+or, as in webdataset, `pipe:COMMAND`, whose output is the shard. `{00000..00099}` stands for many; `*` too, where the
+protocol can list.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import braceexpand
+import fsspec
+
+_PIPE = "pipe:"
+_CHUNK = 8 * 2**20
+
+
+class RemoteError(OSError):
+    """A shard that could not be fetched; the message says from where and why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long to go on trying."""
+
+    attempts: int = 8
+    """Failures in a row, without a byte in between, after which a fetch is given up."""
+    first_wait: float = 1.0
+    """Seconds before the second attempt; doubles with each, up to a minute."""
+    stall: float = 60.0
+    """Seconds without a byte after which a connection (http) counts as dropped."""
+    sleep: Callable[[float], None] = time.sleep
+    """Waits so many seconds."""
+
+
+def is_remote(address: str) -> bool:
+    """True for an address, false for a path."""
+    return "://" in address or address.startswith(_PIPE)
+
+
+def expand(pattern: str) -> list[str]:
+    """The addresses that a pattern stands for, in order.
+
+    Raises:
+        ValueError: two shards would have one name, or a command names no tar.
+    """
+    addresses = []
+    for address in braceexpand.braceexpand(pattern):
+        if "*" in address and not address.startswith(_PIPE):
+            files, path = fsspec.url_to_fs(address)
+            addresses += sorted(files.unstrip_protocol(found) for found in files.glob(path))
+        else:
+            addresses.append(address)
+    named: dict[str, str] = {}
+    for address in addresses:
+        if (other := named.setdefault(local_name(address), address)) != address:
+            raise ValueError(f"{other} and {address} have the same file name; name them as two sources")
+    return addresses
+
+
+def local_name(address: str) -> str:
+    """The file name of a shard: the last part of its address; of a command, the last word that ends in `.tar`."""
+    if not address.startswith(_PIPE):
+        return PurePosixPath(address.split("?", 1)[0]).name
+    tars = [word for word in address.removeprefix(_PIPE).replace("'", " ").replace('"', " ").split() if ".tar" in word]
+    if not tars:
+        raise ValueError(f"{address}: the command names no file that ends in .tar, so its shard has no name")
+    return PurePosixPath(tars[-1].split("?", 1)[0]).name
+
+
+def fetch(address: str, target: Path, size: int | None = None, patience: Patience | None = None) -> None:
+    """Brings a shard to `target`, which appears only when it is complete.
+
+    What has come is kept in `TARGET.part` and continued, also by a later process.
+
+    Args:
+        address: where it lies.
+        target: the file to write.
+        size: bytes it must have; when it has others, the fetch failed.
+        patience: how long to go on trying.
+
+    Raises:
+        FileNotFoundError: there is no such shard; this is not tried again.
+        RemoteError: it could not be fetched.
+    """
+    patience = patience or Patience()
+    part = target.with_name(target.name + ".part")
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _continue(address, part, patience.stall)
+            found = part.stat().st_size
+            if size is not None and found > size:
+                part.unlink()
+                raise RemoteError(f"it has {found:,} bytes or more, its index was made for one of {size:,}")
+            if size is not None and found < size:
+                raise RemoteError(f"it ended after {found:,} of {size:,} bytes")
+            break
+        except (FileNotFoundError, ImportError):
+            raise
+        except Exception as error:  # each protocol's package raises errors of its own
+            failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
+            if failures >= patience.attempts or _own(error):
+                raise RemoteError(f"{address}: {failures} attempts failed, the last with: {error!r}") from error
+            patience.sleep(min(60.0, patience.first_wait * 2 ** (failures - 1)))
+    part.replace(target)
+
+
+def _own(error: Exception) -> bool:
+    """Errors of this machine, such as a full disk, that no second attempt mends."""
+    return isinstance(error, OSError) and error.errno in {28, 122, 30, 13}  # ENOSPC, EDQUOT, EROFS, EACCES
+
+
+def _continue(address: str, part: Path, stall: float) -> None:
+    """Appends to `part` what of the shard it lacks."""
+    if address.startswith(_PIPE):
+        with part.open("wb") as file:
+            command = address.removeprefix(_PIPE)
+            ended = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
+        if ended.returncode:
+            message = ended.stderr.decode(errors="replace").strip()[-300:]
+            raise RemoteError(f"the command ended with status {ended.returncode}: {message}")
+        return
+    with part.open("ab") as file, _remote(address, stall) as remote:
+        if file.tell():
+            try:
+                remote.seek(file.tell())
+            except (ValueError, OSError):  # the server gives whole files only
+                file.truncate(0)
+        while chunk := remote.read(_CHUNK):
+            file.write(chunk)
+
+
+@contextlib.contextmanager
+def _remote(address: str, stall: float) -> Any:
+    options: dict[str, Any] = {}
+    if address.startswith(("http://", "https://")):
+        import aiohttp  # noqa: PLC0415 - comes with fsspec[http], and is needed for such addresses alone
+
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)}
+    with fsspec.open(address, "rb", cache_type="none", **options) as remote:
+        yield remote
+
+
+def exists(address: str) -> bool:
+    """Whether there is such a file. Of a command it can't be told: False."""
+    if address.startswith(_PIPE):
+        return False
+    files, path = fsspec.url_to_fs(address)
+    return bool(files.exists(path))
