@@ -56,7 +56,8 @@ def caption(sample: Members, source: str, key: str) -> Conversation:
 def conversation(sample: Members, source: str, key: str) -> Conversation:
     """LLaVA's layout: a `json` with `conversations`, `[{"from": "human" | "gpt", "value": ...}]`, and any images.
 
-    `<image>` stands where an image belongs; as in LLaVA's own preprocessing it moves to the front of its turn.
+    `<image>` stands where an image belongs; as in LLaVA's own preprocessing it moves to the front of its turn. A single
+    message by gpt is a caption, and may hold images, or a document.
     """
     try:
         record = json.loads(_text(sample, "json"))
@@ -68,7 +69,7 @@ def conversation(sample: Members, source: str, key: str) -> Conversation:
         if not isinstance(speaker, str) or speaker not in _ROLES or not isinstance(value, str):
             raise BadSample(f"a message is from {speaker!r}; known are {', '.join(_ROLES)}")
         images = value.count("<image>")
-        if images and _ROLES[speaker] == "assistant":
+        if images and _ROLES[speaker] == "assistant" and len(messages) > 1:
             raise BadSample("an answer holds an <image>")
         turns.append(Turn(_ROLES[speaker], value.replace("<image>", "").strip(), images=images))
     try:

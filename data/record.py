@@ -20,9 +20,9 @@ SHORT_ANSWER = "Answer the question using a single word or phrase."
 """Ends the first question of a conversation whose answers are words, as in LLaVA-1.5 (arXiv 2310.03744, table 7)."""
 LETTER_ANSWER = "Answer with the option's letter from the given choices directly."
 """The same for multiple choice."""
-MAX_EXCHANGES = 20
-"""Questions on one image that share a conversation; more begin another: with 30 tokens each they fit 2048 beside an
-image of 1024."""
+MAX_EXCHANGES = 10
+"""Questions on one image that share a conversation; more begin another. The longest, with options or boxes, take some
+70 tokens each, and so fit 2048 beside an image of 1024."""
 
 
 class Readable(Protocol):
@@ -59,8 +59,10 @@ def caption(key: str, image: Readable, text: str) -> Record:
 
 def conversations(
     key: str, image: Readable, exchanges: Sequence[tuple[str, str]], instruction: str = ""
-) -> list[Record]:
+) -> list[Record | Skipped]:
     """All questions on one image, `MAX_EXCHANGES` to a conversation: `KEY`, `KEY-1`, `KEY-2`, …
+
+    Exchanges whose question or answer is empty are left out; when none is left, that is one `Skipped`.
 
     Args:
         key: of the image.
@@ -68,12 +70,16 @@ def conversations(
         exchanges: questions and answers, in their publishers' order.
         instruction: put on a line of its own after the first question of each conversation.
     """
-    records = []
-    for number, first in enumerate(range(0, len(exchanges), MAX_EXCHANGES)):
+    whole = [(question.strip(), answer.strip()) for question, answer in exchanges]
+    whole = [exchange for exchange in whole if all(exchange)]
+    if not whole:
+        return [Skipped(key, "empty question or answer" if exchanges else "no questions")]
+    records: list[Record | Skipped] = []
+    for number, first in enumerate(range(0, len(whole), MAX_EXCHANGES)):
         turns: list[Turn] = []
-        for question, answer in exchanges[first : first + MAX_EXCHANGES]:
-            asked = question.strip() if turns or not instruction else f"{question.strip()}\n{instruction}"
-            turns += [Turn("human", asked, images=0 if turns else 1), Turn("assistant", answer.strip())]
+        for question, answer in whole[first : first + MAX_EXCHANGES]:
+            asked = question if turns or not instruction else f"{question}\n{instruction}"
+            turns += [Turn("human", asked, images=0 if turns else 1), Turn("assistant", answer)]
         records.append(Record(f"{key}-{number}" if number else key, tuple(turns), (image,)))
     return records
 

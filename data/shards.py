@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ def caption_sample(key: str, image: bytes, caption: str, extension: str = "jpg")
     return {"__key__": key, extension: image, "txt": caption, "json": _json(record)}
 
 
-def conversation_sample(conversation: Conversation, extension: str = "jpg") -> dict[str, Any]:
-    """A sample in LLaVA's layout; its images must be the bytes of files."""
+def conversation_sample(conversation: Conversation, extensions: Sequence[str] = ()) -> dict[str, Any]:
+    """A sample in LLaVA's layout; its images must be the bytes of files, with these extensions (by default `jpg`)."""
     names = {"human": "human", "assistant": "gpt"}
     messages = [
-        {"from": names[turn.role], "value": "<image>\n" * turn.images + turn.text} for turn in conversation.turns
+        {"from": names[turn.role], "value": "<image>\n" * turn.images + turn.text.replace("<image>", "< image >")}
+        for turn in conversation.turns
     ]
     sample: dict[str, Any] = {"__key__": conversation.key}
     for number, image in enumerate(conversation.images):
+        extension = extensions[number] if extensions else "jpg"
         sample[extension if len(conversation.images) == 1 else f"{number}.{extension}"] = image
     return sample | {"json": _json({"id": conversation.key, "conversations": messages})}
 
@@ -49,28 +51,38 @@ def write_shards(folder: Path, samples: Iterable[Mapping[str, Any]], per_shard: 
     for sample in samples:
         batch.append(sample)
         if len(batch) == per_shard:
-            written.append(_write_shard(folder / f"{len(written):05d}.tar", batch))
+            written.append(folder / f"{len(written):05d}.tar")
+            write_shard(written[-1], batch)
             batch = []
     if batch:
-        written.append(_write_shard(folder / f"{len(written):05d}.tar", batch))
+        written.append(folder / f"{len(written):05d}.tar")
+        write_shard(written[-1], batch)
     return written
 
 
-def _write_shard(shard: Path, samples: Iterable[Mapping[str, Any]]) -> Path:
+def write_shard(shard: Path, samples: Iterable[Mapping[str, Any]]) -> int:
+    """Writes one shard with its index, and returns how many samples it got; with none nothing is written.
+
+    Equal samples give equal bytes. Raises `BadTar` when a key comes twice.
+    """
     temporary = shard.with_name(f".{shard.name}.{os.getpid()}")
+    written = 0
     try:
         with temporary.open("wb") as file:
-            with webdataset.TarWriter(file) as writer:
+            with webdataset.TarWriter(file, mtime=0) as writer:
                 for sample in samples:
                     writer.write(sample)
+                    written += 1
             file.flush()
             os.fsync(file.fileno())
-        index.write(temporary).replace(index.index_path(shard))
-        temporary.replace(shard)
-        os.utime(index.index_path(shard))  # an index older than its shard would not be trusted
+        if written:
+            index.write(temporary).replace(index.index_path(shard))
+            temporary.replace(shard)
+            os.utime(index.index_path(shard))  # an index older than its shard would not be trusted
     finally:
         temporary.unlink(missing_ok=True)
-    return shard
+        index.index_path(temporary).unlink(missing_ok=True)
+    return written
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

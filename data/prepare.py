@@ -1,0 +1,290 @@
+"""Turns a public data set, as downloaded, into shards.
+
+    python -m data.prepare NAME RAW OUT [key=value …]
+
+NAME is a converter, a module in `data/sources/`: a data set of the paper, or `llava`, `jsonl`, `folder` or `parquet`
+for data of one's own. RAW is the folder that its publishers' archives unpack into. OUT gets `00000.tar`, … with their
+indexes; every image is decoded once to see that it can be. Data that comes as shards (LAION-400M) stays where it is:
+OUT gets links and indexes.
+
+The records are cut into jobs of a shard each, so a shard depends on nothing but its number: however many processes
+write, and however often they are killed, the same command goes on and ends with the same shards, byte for byte.
+`OUT/prepare.jsonl` says of each shard what was read and written, and of each record left out why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import multiprocessing
+import os
+import pkgutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+from tqdm import tqdm
+
+from data import index, sources
+from data.journal import JOURNAL, Journal, NotPrepared, Report, describe, shard_path
+from data.raw import BadRaw
+from data.record import Record, Skipped
+from data.shards import conversation_sample, write_shard
+from data.tar import BadTar
+from yivl.conversation import Conversation
+from yivl.fast_images import fast_pixels
+from yivl.images import BadImage, opened
+
+PER_SHARD = 5000
+"""Records of a shard: some 500 MB of photos."""
+_PROBE_SIDE = 28
+"""Pixels of the square that an image is turned into to see that it can be."""
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The records of one shard."""
+
+    number: int
+    records: tuple[Record | Skipped, ...]
+
+    @property
+    def stamp(self) -> str:
+        """Tells whether the raw files are still the same."""
+        return f"{len(self.records)} records, {self.records[0].key} to {self.records[-1].key}"
+
+
+def converter(name: str) -> ModuleType:
+    """The converter of that name; `NotPrepared` lists those there are."""
+    known = sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+    if name not in known:
+        raise NotPrepared(f"no converter {name!r}; there are {', '.join(known)}")
+    return importlib.import_module(f"{sources.__name__}.{name}")
+
+
+def prepare(
+    name: str, raw: Path, out: Path, settings: Mapping[str, str] | None = None, *, per_shard: int = PER_SHARD,
+    workers: int = 1,
+) -> list[Report]:  # fmt: skip
+    """Writes the shards of a data set, or goes on doing so.
+
+    Args:
+        name: of the converter.
+        raw: folder of the publishers' files.
+        out: folder of the shards.
+        settings: of the converter.
+        per_shard: records of a shard.
+        workers: processes that read images and write shards.
+
+    Raises:
+        NotPrepared: no such converter or setting, or `out` holds something else.
+        BadRaw: the raw files are not as they should be.
+        OSError: of this machine, such as a full disk; what is written stays, and the same call goes on.
+    """
+    module = converter(name)
+    chosen = _checked(module, name, settings or {})
+    if not raw.is_dir():
+        raise NotPrepared(f"no folder {raw}")
+    out.mkdir(parents=True, exist_ok=True)
+    head = {"source": name, "raw": str(raw.resolve()), "settings": chosen, "per_shard": per_shard}
+    with Journal(out, head) as journal:
+        for left in out.glob(".[0-9]*.tar.*"):
+            left.unlink(missing_ok=True)  # by workers that were killed
+        if not journal.complete:
+            if hasattr(module, "shards"):
+                _link(module.shards(raw), journal, out, workers)
+            else:
+                _run(_jobs(module.records(raw, **chosen), per_shard), journal, out, workers)
+            journal.add(None)
+        return [journal.reports[number] for number in sorted(journal.reports)]
+
+
+def _checked(module: ModuleType, name: str, settings: Mapping[str, str]) -> dict[str, str]:
+    reader = module.shards if hasattr(module, "shards") else module.records
+    taken = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := [key for key in settings if key not in taken]:
+        raise NotPrepared(f"{name} has no setting {unknown[0]!r}; it has {', '.join(taken) or 'none'}")
+    return dict(settings)
+
+
+def _jobs(records: Iterator[Record | Skipped], per_shard: int) -> Iterator[Job]:
+    for number in range(sys.maxsize):
+        if not (chunk := tuple(islice(records, per_shard))):
+            return
+        yield Job(number, chunk)
+
+
+def _run(jobs: Iterable[Job], journal: Journal, out: Path, workers: int) -> None:
+    """Does the jobs that are not done, a few at a time, so that no more than a few wait in memory."""
+    seen = multiprocessing.Value("q", 0)
+    with (
+        ProcessPoolExecutor(workers, initializer=_begin, initargs=(seen, os.getpid())) as pool,
+        tqdm(unit=" records", smoothing=0.05) as progress,
+    ):
+        running: set[Future[Report]] = set()
+
+        def collect(most: int) -> None:
+            while len(running) > most:
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                progress.update(seen.value - progress.n)
+                for future in done:
+                    running.remove(future)
+                    journal.add(future.result())
+
+        try:
+            for job in jobs:
+                if journal.has(job.number, job.stamp):
+                    continue
+                running.add(pool.submit(write_job, job, out))
+                collect(2 * workers - 1)
+            collect(0)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _link(shards: Sequence[Path], journal: Journal, out: Path, workers: int) -> None:
+    """Links shards into `out` and indexes them there; one that is damaged is left out."""
+    left = [(number, shard) for number, shard in enumerate(shards) if not journal.has(number, str(shard))]
+    with ProcessPoolExecutor(workers) as pool:
+        for report in tqdm(pool.map(partial(_link_one, out=out), left), total=len(left), unit=" shards"):
+            journal.add(report)
+
+
+def _link_one(numbered: tuple[int, Path], out: Path) -> Report:
+    number, shard = numbered
+    skipped: tuple[tuple[str, str, str], ...] = ()
+    link = shard_path(out, number)
+    link.unlink(missing_ok=True)
+    link.symlink_to(shard.resolve())
+    try:
+        samples = index.header(index.write(link)).samples
+    except (OSError, BadTar) as error:
+        link.unlink()
+        samples, skipped = 0, ((shard.name, "shard can't be indexed", str(error)),)
+    return Report(shard=number, stamp=str(shard), read=samples, written=samples, skipped=skipped)
+
+
+_seen: Any = None
+"""Counts the records that all workers of this process's pool have read."""
+
+
+def _begin(seen: Any, parent: int) -> None:
+    """Sets up a worker, which ends when the process that began it is gone."""
+    global _seen  # a pool's initializer has no other way to reach its tasks
+    _seen = seen
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def write_job(job: Job, out: Path) -> Report:
+    """Writes the shard of a job; none when no record of it can be used."""
+    skipped: list[tuple[str, str, str]] = []
+    written: set[str] = set()
+
+    def samples() -> Iterator[Mapping[str, Any]]:
+        for record in job.records:
+            try:
+                sample = _sample(record)
+                if sample["__key__"] in written:
+                    raise _Skip("key comes twice", "")
+                written.add(sample["__key__"])
+                yield sample
+            except _Skip as skip:
+                skipped.append((record.key, skip.reason, skip.particulars))
+            if _seen is not None:
+                with _seen.get_lock():
+                    _seen.value += 1
+
+    write_shard(shard_path(out, job.number), samples())
+    return Report(
+        shard=job.number, stamp=job.stamp, read=len(job.records), written=len(written), skipped=tuple(skipped)
+    )
+
+
+class _Skip(Exception):
+    """A record to be left out."""
+
+    def __init__(self, reason: str, particulars: str) -> None:
+        super().__init__(reason)
+        self.reason, self.particulars = reason, particulars
+
+
+def _sample(record: Record | Skipped) -> dict[str, Any]:
+    if isinstance(record, Skipped):
+        raise _Skip(record.reason, "")
+    if not all(turn.text.strip() or turn.images for turn in record.turns):
+        raise _Skip("empty text", "")
+    images, extensions = [], []
+    for place in record.images:
+        try:
+            image = place.read_bytes()
+        except OSError as error:
+            raise _Skip("image file can't be read", str(error)) from error
+        images.append(image)
+        extensions.append(_extension(image))
+    key = quote(record.key, safe="").replace(".", "%2E")  # a dot would end the key, a slash would make folders
+    try:
+        whole = Conversation(turns=record.turns, images=tuple(images), key=key)
+    except ValueError as error:
+        raise _Skip("turns or images don't fit together", str(error)) from error
+    return conversation_sample(whole, extensions)
+
+
+def _extension(image: bytes) -> str:
+    """The extension for an image that can be decoded."""
+    try:
+        with opened(image) as picture:
+            extension = _EXTENSIONS[str(picture.format)]
+        fast_pixels(image, _PROBE_SIDE)
+    except BadImage as error:
+        raise _Skip("image can't be decoded", str(error)) from error
+    return extension
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="converter: a module in data/sources/")
+    parser.add_argument("raw", type=Path, help="folder that the publishers' archives unpack into")
+    parser.add_argument("out", type=Path, help="folder of the shards")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="of the converter")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--per-shard", type=int, default=PER_SHARD, help="records of a shard")
+    options = parser.parse_args(arguments)
+    try:
+        if wrong := [setting for setting in options.settings if "=" not in setting]:
+            raise NotPrepared(f"{wrong[0]!r} is not key=value")
+        settings = dict(setting.split("=", 1) for setting in options.settings)
+        reports = prepare(
+            options.name, options.raw, options.out, settings, per_shard=options.per_shard, workers=options.workers
+        )
+    except (NotPrepared, BadRaw, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {options.out}", file=sys.stderr)
+        return 130
+    print(describe(reports))
+    print(f"{options.out}; {options.out / JOURNAL} says why each was skipped")
+    return 0 if any(report.written for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
