@@ -7,18 +7,22 @@ protocol can list.
 
 from __future__ import annotations
 
-import contextlib
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import braceexpand
 import fsspec
 
 _PIPE = "pipe:"
+_HTTP = ("http://", "https://")
 _CHUNK = 8 * 2**20
 
 
@@ -35,7 +39,7 @@ class Patience:
     first_wait: float = 1.0
     """Seconds before the second attempt; doubles with each, up to a minute."""
     stall: float = 60.0
-    """Seconds without a byte after which a connection (http) counts as dropped."""
+    """Seconds without a byte after which an HTTP connection counts as dropped."""
     sleep: Callable[[float], None] = time.sleep
     """Waits so many seconds."""
 
@@ -129,30 +133,48 @@ def _continue(address: str, part: Path, stall: float) -> None:
             message = ended.stderr.decode(errors="replace").strip()[-300:]
             raise RemoteError(f"the command ended with status {ended.returncode}: {message}")
         return
-    with part.open("ab") as file, _remote(address, stall) as remote:
-        if file.tell():
-            try:
-                remote.seek(file.tell())
-            except (ValueError, OSError):  # the server gives whole files only
-                file.truncate(0)
-        while chunk := remote.read(_CHUNK):
-            file.write(chunk)
+    with part.open("ab") as file:
+        if address.startswith(_HTTP):
+            _download(address, file, stall)
+            return
+        with fsspec.open(address, "rb", cache_type="none") as remote:
+            remote.seek(file.tell())
+            shutil.copyfileobj(remote, file, _CHUNK)
 
 
-@contextlib.contextmanager
-def _remote(address: str, stall: float) -> Any:
-    options: dict[str, Any] = {}
-    if address.startswith(("http://", "https://")):
-        import aiohttp  # noqa: PLC0415 - comes with fsspec[http], and is needed for such addresses alone
-
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)}
-    with fsspec.open(address, "rb", cache_type="none", **options) as remote:
-        yield remote
+def _download(address: str, file: BinaryIO, stall: float) -> None:
+    """Appends to a file what it lacks of an HTTP address. fsspec can't be used here: of a server without ranges it may
+    take the beginning for the rest."""
+    have = file.tell()
+    request = Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urlopen(request, timeout=stall) as response:
+            if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                file.truncate(0)  # the server gives whole files only
+            stated = response.headers.get("Content-Length")
+            begun = file.seek(0, os.SEEK_END)
+            shutil.copyfileobj(response, file, _CHUNK)
+            if stated is not None and file.tell() - begun < int(stated):
+                raise RemoteError(f"the connection ended after {file.tell() - begun:,} of {int(stated):,} bytes")
+    except HTTPError as error:
+        if error.code in (404, 410):
+            raise FileNotFoundError(f"there is no {address}") from error
+        if error.code == 416:  # what is here is longer than what is there
+            file.truncate(0)
+        raise
 
 
 def exists(address: str) -> bool:
     """Whether there is such a file. Of a command it can't be told: False."""
     if address.startswith(_PIPE):
         return False
-    files, path = fsspec.url_to_fs(address)
-    return bool(files.exists(path))
+    if not address.startswith(_HTTP):
+        files, path = fsspec.url_to_fs(address)
+        return bool(files.exists(path))
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=Patience().stall):
+            return True
+    except HTTPError as error:
+        if error.code in (403, 404, 405, 410):
+            return False
+        raise
