@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -263,6 +263,16 @@ class Loader:
             tuple(broken for item in items for broken in item.broken),
             sum(example.dropped_turns for example in examples),
         )
+
+
+class HeadroomLoader(Loader):
+    """Gives the samples of its first step as every step: loading costs nothing, so the run shows what data costs."""
+
+    def steps(self, start: int = 0) -> Iterator[Step]:
+        """As many steps as `Loader` gives, all with the same batches."""
+        first = next(super().steps(start))
+        for number in range(start, self.total_steps):
+            yield replace(first, number=number, broken=first.broken if number == start else ())
 
 
 def _unchanged(item: Item) -> Item:

@@ -36,7 +36,7 @@ class Source:
     format: str
     """One of `data.formats.FORMATS`."""
     pairs: int = 0
-    """Image-text pairs as published, for planning before the data is there; 0 if unknown."""
+    """Samples that the published files make, for planning before the data is there; 0 if unknown."""
     about: str = ""
     """What it is and where its numbers come from."""
 

@@ -20,7 +20,7 @@ import yaml
 
 from data.cache import Cache
 from data.index import BadIndex
-from data.loader import BrokenSource, Loader, Samples
+from data.loader import BrokenSource, HeadroomLoader, Loader, Samples
 from data.mixture import Mixture, describe, resolve
 from data.order import Order
 from data.store import Store
@@ -34,6 +34,7 @@ from stages.stage import Stage
 from stages.trainer import Interrupted, TooManyBroken, Trainer
 from yivl.assembly import Assembled, ModelSource, assemble
 from yivl.encoder import Encoder
+from yivl.fast_images import PIXELS
 from yivl.folder import check_folder, read_model
 from yivl.settings import SettingsError, plain, read
 from yivl.tokenizer import load_tokenizer
@@ -62,8 +63,16 @@ def train(stage: Stage) -> Path:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(model, stage, device)
     max_length = min(stage.max_length, stage.tokens_per_micro_batch)
-    encoder = Encoder(tokenizer, patches=model.config.patches, image_side=stage.resolution, max_length=max_length)
-    loader = Loader(
+    encoder = Encoder(
+        tokenizer,
+        patches=model.config.patches,
+        image_side=stage.resolution,
+        pixels=PIXELS[stage.pixels],
+        max_length=max_length,
+    )
+    if stage.headroom:
+        log.warning("headroom: every step trains on the samples of the first; the model will be of no use")
+    loader = (HeadroomLoader if stage.headroom else Loader)(
         Samples(Order(manifest, stage.seed), store, encoder),
         global_batch=stage.global_batch,
         tokens_per_micro_batch=stage.tokens_per_micro_batch,

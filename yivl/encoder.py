@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from yivl import prompt
 from yivl.conversation import Conversation
-from yivl.images import to_pixels
+from yivl.images import ToPixels, to_pixels
 from yivl.prompt import Segment
 
 IMAGE_ID = -200
@@ -58,15 +58,23 @@ class Encoder:
         tokenizer: a fast tokenizer (it must give character offsets).
         patches: tokens that one image takes.
         image_side: pixels of the square image.
+        pixels: how images become pixels; one of `yivl.fast_images.PIXELS`, by default the released way.
         max_length: most tokens of an example; longer ones lose whole exchanges from their end.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, patches: int, image_side: int, max_length: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        patches: int,
+        image_side: int,
+        pixels: ToPixels = to_pixels,
+        max_length: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.patches = patches
         self.image_side = image_side
+        self.to_pixels = pixels
         self.max_length = max_length
 
     def encode(self, conversation: Conversation) -> Example:
@@ -86,7 +94,7 @@ class Encoder:
             ids, labels = self.tokens(prompt.render(kept))
         pixels = np.zeros((len(kept.images), 3, self.image_side, self.image_side), dtype=np.uint8)
         for index, image in enumerate(kept.images):
-            pixels[index] = to_pixels(image, self.image_side)
+            pixels[index] = self.to_pixels(image, self.image_side)
         return Example(
             input_ids=np.asarray(ids, dtype=np.int64),
             labels=np.asarray(labels, dtype=np.int64),

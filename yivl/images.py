@@ -7,6 +7,8 @@ is cropped away. Pixels stay uint8 until the model normalises them on its own de
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +35,11 @@ ZERO: Final = Image.new("RGB", (1, 1), PADDING)
 feeds where it shows no image."""
 
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+ToPixels = Callable[[ImageSource, int], Pixels]
+"""From an image and the model's side to uint8 [3, side, side]. Raises as `open_image` does."""
+
+
 class BadImage(ValueError):
     """An image that can't be opened or decoded; the message says why."""
 
@@ -53,43 +60,63 @@ def open_image(image: ImageSource) -> Image.Image:
         return Image.fromarray(image).convert("RGB")
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
+    with opened(image) as picture:
+        return decode(picture).copy()
+
+
+def decode(picture: Image.Image) -> Image.Image:
+    """What `opened` gives, decoded as RGB, its EXIF rotation applied; in place, as far as that goes."""
+    ImageOps.exif_transpose(picture, in_place=True)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+@contextmanager
+def opened(image: str | Path | bytes | bytearray) -> Iterator[Image.Image]:
+    """An image file of which only the header has been read, with a size that may be decoded.
+
+    Whatever Pillow raises here or in the block is a `BadImage`. Other errors are as `open_image` has them.
+    """
+    file: Path | io.BytesIO
     if isinstance(image, (str, Path)):
-        path = Path(image)
+        file = path = Path(image)
+        name = str(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no image file {path}")
-        return _decode(path, str(path))
-    if isinstance(image, (bytes, bytearray)):
-        return _decode(io.BytesIO(image), f"{len(image)} bytes")
-    raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
-
-
-def _decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+            raise FileNotFoundError(f"no image file {name}")
+    elif isinstance(image, (bytes, bytearray)):
+        file, name = io.BytesIO(image), f"{len(image)} bytes"
+    else:
+        raise TypeError(f"an image is a path, bytes, a PIL image or a uint8 array, not {type(image).__name__}")
     try:
-        with Image.open(file, formats=FORMATS) as opened:
-            width, height = opened.size
+        with Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{name}: {width} x {height} pixels, more than the limit of {MAX_PIXELS}")
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            yield picture
     except BadImage:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
         raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
 
+def check_square(width: int, height: int) -> None:
+    """`BadImage` when an image of this size, padded to a square, would be larger than `MAX_PIXELS`."""
+    if width != height and max(width, height) ** 2 > MAX_PIXELS:
+        raise BadImage(f"{width} x {height} pixels: as a square it would have more than the limit of {MAX_PIXELS}")
+
+
 def pad_to_square(image: Image.Image) -> Image.Image:
     """`image` centred on a square of the padding colour; `BadImage` when that would be larger than `MAX_PIXELS`."""
     width, height = image.size
     side = max(width, height)
+    check_square(width, height)
     if width == height:
         return image
-    if side * side > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} pixels: as a square it would have more than the limit of {MAX_PIXELS}")
     square = Image.new("RGB", (side, side), PADDING)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
 
-def to_pixels(image: ImageSource, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def to_pixels(image: ImageSource, side: int) -> Pixels:
     """Model input of one image: uint8 [3, side, side]. Raises as `open_image` does."""
     square = pad_to_square(open_image(image))
     if square.width != side:
