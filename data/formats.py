@@ -59,10 +59,10 @@ def conversation(sample: Members, source: str, key: str) -> Conversation:
     `<image>` stands where an image belongs; as in LLaVA's own preprocessing it moves to the front of its turn. A single
     message by gpt is a caption, and may hold images, or a document.
     """
+    record = _record(sample)
     try:
-        record = json.loads(_text(sample, "json"))
         messages = [(message["from"], message["value"]) for message in record["conversations"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise BadSample(f"its json has no readable 'conversations': {type(error).__name__}: {error}") from error
     turns = []
     for speaker, value in messages:
@@ -71,7 +71,7 @@ def conversation(sample: Members, source: str, key: str) -> Conversation:
         images = value.count("<image>")
         if images and _ROLES[speaker] == "assistant" and len(messages) > 1:
             raise BadSample("an answer holds an <image>")
-        turns.append(Turn(_ROLES[speaker], value.replace("<image>", "").strip(), images=images))
+        turns.append(Turn(_ROLES[speaker], _whole(value).replace("<image>", "").strip(), images=images))
     try:
         return Conversation(turns=tuple(turns), images=_images(sample), source=source, key=key)
     except ValueError as error:
@@ -87,10 +87,10 @@ def text(sample: Members, source: str, key: str) -> Conversation:
 @form("completion")
 def completion(sample: Members, source: str, key: str) -> Conversation:
     """A `json` with `prompt` and `completion`, of which the completion is learned."""
+    record = _record(sample)
     try:
-        record = json.loads(_text(sample, "json"))
-        given, learned = str(record["prompt"]), str(record["completion"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        given, learned = _whole(str(record["prompt"])), _whole(str(record["completion"]))
+    except (KeyError, TypeError) as error:
         raise BadSample(
             f"its json has no readable 'prompt' and 'completion': {type(error).__name__}: {error}"
         ) from error
@@ -123,6 +123,24 @@ def _text(sample: Members, extension: str) -> str:
         return sample[extension].decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadSample(f"its {extension} is not UTF-8: {error}") from error
+
+
+def _record(sample: Members) -> Any:
+    try:
+        return json.loads(_text(sample, "json"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample(f"its json can't be read: {type(error).__name__}: {error}") from error
+
+
+def _whole(text: str) -> str:
+    """`text`, unless it holds half of a pair of surrogates, which JSON can express but no text is made of."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadSample(f"its text is not Unicode: {error}") from error
+    return text
 
 
 def _images(sample: Members) -> tuple[bytes, ...]:

@@ -48,7 +48,7 @@ def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -
         end: where to stop; by default at the end-of-archive marker, which must be there.
 
     Raises:
-        BadTar: a damaged header, or the file ends inside a member or before its marker.
+        BadTar: a damaged header, or the file ends inside a member or before its marker, or goes on after it.
     """
     total = os.fstat(file.fileno()).st_size if end is None else end
     at, first, long_name = start, start, ""
@@ -56,6 +56,8 @@ def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -
         file.seek(at)
         header = file.read(BLOCK)
         if header == bytes(BLOCK):
+            if end is None:
+                _check_rest(file, name)
             return
         if len(header) < BLOCK:
             raise BadTar(f"{name}: cut off at byte {at + len(header)}; no end-of-archive marker")
@@ -77,6 +79,13 @@ def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -
             long_name = ""
             first = member.end
         at = member.end
+
+
+def _check_rest(file: BinaryIO, name: str) -> None:
+    """After its end an archive holds zeros at most: a damaged header, or another tar put behind, is more."""
+    while rest := file.read(2**20):
+        if rest.strip(b"\0"):
+            raise BadTar(f"{name}: content after the end-of-archive marker, before byte {file.tell()}")
 
 
 def _checked_size(header: bytes, name: str, at: int) -> int:

@@ -97,6 +97,19 @@ def test_a_damaged_header_is_an_error_that_says_where(tmp_path: Path) -> None:
         index.build(shard)
 
 
+def test_content_after_the_end_of_a_tar_is_an_error(tmp_path: Path) -> None:
+    """Else samples would be lost without a word: behind a header of zeros, or of tars put one behind the other."""
+    shard = write_shards(tmp_path, captions(4, np.random.default_rng(0)))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole + whole)
+    with pytest.raises(BadTar, match="content after the end-of-archive marker"):
+        index.build(shard)
+    at = whole.index(b"000000002.jpg") // 512 * 512
+    shard.write_bytes(whole[:at] + bytes(512) + whole[at + 512 :])
+    with pytest.raises(BadTar, match="content after the end-of-archive marker"):
+        index.build(shard)
+
+
 def test_a_key_that_comes_twice_is_an_error(tmp_path: Path) -> None:
     samples = captions(3, np.random.default_rng(0))
     with pytest.raises(BadTar, match="'000000000' comes twice"):
@@ -131,7 +144,14 @@ def test_the_image_tag_moves_to_the_front_of_its_turn() -> None:
         ("caption", {"txt": b"words"}, "there is no image"),
         ("caption", {"jpg": b"x", "txt": b" \n"}, "caption is empty"),
         ("caption", {"jpg": b"x", "txt": b"\xff\xfe"}, "not UTF-8"),
-        ("conversation", {"json": b"{"}, "no readable 'conversations'"),
+        ("conversation", {"json": b"{"}, "its json can't be read"),
+        ("conversation", {"json": b"[" * 100_000}, "its json can't be read: RecursionError"),
+        ("conversation", {"json": b'{"id": ' + b"9" * 5000 + b"}"}, "its json can't be read"),
+        (
+            "conversation",
+            {"json": b'{"conversations": [{"from": "human", "value": "\\ud800"}, {"from": "gpt", "value": "a"}]}'},
+            "its text is not Unicode",
+        ),
         ("conversation", {"json": b'{"id": 1}'}, "no readable 'conversations'"),
         (
             "conversation",

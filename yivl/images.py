@@ -26,7 +26,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 PADDING = (122, 116, 104)
 """The colour of the padding: int(255 * mean)."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded: Pillow's own warning limit (1 GiB as RGBA, / 3)."""
 

@@ -1,0 +1,230 @@
+"""The page of `data.inspect`: its tables, and samples with every token and what is learned marked.
+
+The page is a single HTML file that loads nothing: styles and pictures lie inside it, and it runs no script. Each token
+is an element of its own whose text is exactly the token's: a `u` (underlined, by any reader) when it is learned, else a
+`span`. Line breaks and parts of a character are made visible by the style alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+
+from data.loader import Samples, Task
+from yivl.encoder import IGNORE, IMAGE_ID, Example
+
+Array = np.ndarray[Any, Any]
+PICTURE = 448
+"""Largest side of a picture, in pixels."""
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1b1f27; --soft: #596273; --line: #dde1e8;
+  --accent: #14713c; --learned: #d9f2e2; --tick: #b9c1ce; --image: #e3ecfb; }
+@media (prefers-color-scheme: dark) { :root { --ground: #12151a; --card: #1b1f27; --ink: #e8ebf0; --soft: #a3adbd;
+  --line: #343b47; --accent: #6fd396; --learned: #173a27; --tick: #4a5362; --image: #24344f; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei",
+  "Noto Sans CJK SC", sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 40px 16px 64px; }
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { margin: 44px 0 4px; font-size: 1.2rem; overflow-wrap: anywhere; }
+h3 { margin: 0; font-size: 1rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; margin: 0 0 14px; color: var(--soft); text-wrap: pretty; }
+h1 + p { margin-top: 8px; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 8px 12px; border-top: 1px solid var(--line); text-align: right; white-space: nowrap; }
+thead > tr > * { border-top: 0; }
+thead th { color: var(--soft); font-size: .875rem; font-weight: 500; }
+tbody th { font-weight: 500; }
+th:first-child { position: sticky; left: 0; background: var(--card); text-align: left; }
+.figures tbody tr:last-child > * { font-weight: 650; }
+.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.words th { text-align: left; }
+.words td:nth-child(n + 3) { min-width: 15rem; }
+@media (max-width: 600px) { th, td { padding: 6px 8px; } th:first-child { min-width: 6rem; max-width: 8rem;
+  white-space: normal; overflow-wrap: anywhere; } }
+.box, article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+.box { overflow-x: auto; }
+article { display: grid; gap: 8px 16px; margin-bottom: 14px; padding: 16px; }
+article header { grid-column: 1 / -1; }
+article header p { margin: 0; font-size: .875rem; overflow-wrap: anywhere; }
+.pictures { display: flex; flex-wrap: wrap; gap: 8px; align-content: start; }
+.pictures img { width: 224px; height: 224px; max-width: 100%; border-radius: 6px; }
+@media (min-width: 700px) { article.seen { grid-template-columns: 224px minmax(0, 1fr); } }
+.tokens { max-width: none; max-height: 40.5rem; margin: 0; padding: 0 4px 4px 0; overflow-y: auto; color: var(--ink);
+  line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; }
+.tokens > * { padding: 1px 0; border-left: 1px solid var(--tick); }
+.tokens > :hover { outline: 2px solid var(--accent); }
+u { background: var(--learned); text-decoration: underline 2px var(--accent); text-underline-offset: 4px; }
+.tokens b { padding: 1px 6px; border: 0; border-radius: 4px; background: var(--image); font-weight: 500; }
+i::before { content: "↵"; color: var(--soft); font-style: normal; }
+.part::before { content: "◦"; color: var(--soft); }
+"""
+
+
+class Token(NamedTuple):
+    """A text token of an example."""
+
+    id: int
+    text: str
+    """Empty when the token is part of a character that a later one completes."""
+    learned: bool
+
+
+class Patches(NamedTuple):
+    """An image of an example."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A sample as the page shows it."""
+
+    key: str
+    note: str
+    pictures: tuple[bytes, ...]
+    """JPEG files of the squares that the model sees."""
+    tokens: tuple[Token | Patches, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells under a heading; the first cell of a row names it, and the last row of figures is all together."""
+
+    title: str
+    about: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: bool = False
+    """The cells are text rather than figures."""
+
+
+def shown(samples: Samples, task: Task) -> Shown:
+    """The sample of a task, which must not be broken."""
+    example = samples[task].example
+    assert example is not None
+    shard = samples.order.manifest.sources[task.place.source].shards[task.place.shard]
+    note = f"{shard.path} · {len(example.input_ids):,} tokens, {example.supervised:,} learned"
+    if example.dropped_turns:
+        note += f", {example.dropped_turns} turns dropped"
+    return Shown(
+        key=example.key, note=note, pictures=tuple(map(_jpeg, example.pixels)),
+        tokens=tuple(tokens(example, samples.encoder.tokenizer, samples.encoder.patches)),
+    )  # fmt: skip
+
+
+def tokens(example: Example, tokenizer: PreTrainedTokenizerBase, patches: int) -> Iterator[Token | Patches]:
+    """The tokens of an example in order, an image's patches as one."""
+    images = np.flatnonzero(example.input_ids == IMAGE_ID)[::patches].tolist()
+    start = 0
+    for end in [*images, len(example.input_ids)]:
+        ids, learned = example.input_ids[start:end].tolist(), (example.labels[start:end] != IGNORE).tolist()
+        yield from map(Token, ids, spell(ids, tokenizer), learned)
+        if end < len(example.input_ids):
+            yield Patches(patches)
+        start = end + patches
+
+
+def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each token; joined they are the whole. A character of several tokens stands at the last of them."""
+    texts: list[str] = []
+    before: list[int] = []
+    pending: list[int] = []
+    for number, token in enumerate(ids, 1):
+        pending.append(token)
+        text = _decode(tokenizer, before + pending)[len(_decode(tokenizer, before)) :]
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and number < len(ids):
+            texts.append("")
+        else:
+            texts.append(text)
+            before, pending = pending, []
+    return texts
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _jpeg(pixels: Array) -> bytes:
+    """uint8 [3, S, S] as a JPEG file."""
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture.thumbnail((PICTURE, PICTURE))
+    with io.BytesIO() as file:
+        picture.save(file, "JPEG", quality=88)
+        return file.getvalue()
+
+
+def write_page(
+    path: Path, *, title: str, about: str, tables: Sequence[Table], samples: Mapping[str, Sequence[Shown]]
+) -> None:
+    """Writes the page; `samples` by source."""
+    parts = [f"<h1>{escape(title)}</h1>\n<p>{escape(about)}</p>", *map(_table, tables)]
+    if any(samples.values()):
+        parts.append(
+            "<h2>Samples</h2>\n<p>Learned tokens are <u>underlined</u>; thin lines stand between tokens, and pointing "
+            "at one tells its id. <i></i> is a line break, <span class=part></span> a part of a character that the "
+            "next tokens complete. Pictures are the squares that the model sees.</p>"
+        )
+    for source, shown in samples.items():
+        if shown:
+            parts.append(f"<h2>{escape(source)}</h2>\n" + "".join(map(_card, shown)))
+    path.write_text(
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        "<body>\n<main>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>\n"
+        for first, *cells in table.rows
+    )
+    return (
+        f"<h2>{escape(table.title)}</h2>\n<p>{escape(table.about)}</p>\n"
+        f'<div class="box" role="region" aria-label="{escape(table.title)}" tabindex="0">'
+        f'<table class="{"words" if table.words else "figures"}">\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table></div>"
+    )
+
+
+def _card(shown: Shown) -> str:
+    images = "".join(
+        f'<img src="data:image/jpeg;base64,{base64.b64encode(picture).decode("ascii")}" width="224" height="224" '
+        f'alt="Image {number} of {escape(shown.key)}">'
+        for number, picture in enumerate(shown.pictures, 1)
+    )
+    return (
+        f"<article{' class=seen' if images else ''}><header><h3>{escape(shown.key)}</h3><p>{escape(shown.note)}</p>"
+        + ("</header>" if not images else f'</header><div class="pictures">{images}</div>')
+        + f'<p class="tokens" tabindex="0">{"".join(map(_token, shown.tokens))}</p></article>\n'
+    )
+
+
+def _token(token: Token | Patches) -> str:
+    if isinstance(token, Patches):
+        return f"<b>‹image: {token.tokens}›</b>"
+    tag = "u" if token.learned else "span"
+    kind = "" if token.text else " class=part"
+    text = escape(_visible(token.text)).replace("\n", "<i></i>\n")
+    return f"<{tag}{kind} title={token.id}>{text}</{tag}>"
+
+
+def _visible(text: str) -> str:
+    """Control characters, which HTML forbids or drops, as the pictures that Unicode has of them."""
+    return re.sub(r"[\0-\x08\x0b-\x1f]", lambda control: chr(0x2400 + ord(control.group())), text)
