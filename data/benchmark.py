@@ -1,11 +1,12 @@
-"""What preprocessing costs: images per second and core, ours beside what other projects use.
+"""What loading costs: images per second and core, ours beside what other projects use; samples per second from shard to
+packed batch; and how a run over 100 million pairs begins.
 
-    python -m data.benchmark [PHOTOS] [--json FILE] [--sides 224 448] [--rounds 10]
+    python -m data.benchmark [PHOTOS] [--json FILE] [--sides 224 448] [--rounds 10] [--workers 0 1 2]
 
 PHOTOS is a folder with JPEGs, of which up to 12 are used; without it 8 pictures with the statistics of photographs are
 made. All are brought to JPEGs (quality 90, 4:2:0) with long sides of 500, 1024 and 2048 pixels; a photo that is smaller
 is left out there. One process, one thread; the methods take turns for several rounds, and the best round by process CPU
-time counts. About two minutes.
+time counts. About three minutes.
 
 Ours give uint8 pixels (the model normalises on its device), the others' processors normalised floats.
 """
@@ -35,6 +36,7 @@ import transformers
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
+from data.benchmark_loading import beginning, beginning_table, loading_rates, loading_table
 from yivl.fast_images import PIXELS
 from yivl.images import ToPixels, open_image
 
@@ -231,19 +233,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers as well")
     parser.add_argument("--sides", type=int, nargs="+", default=[224, 448], help="of the square that comes out")
     parser.add_argument("--rounds", type=int, default=10, help="of which each method's best counts")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="processes that load samples")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     try:
         photos = read_photos(options.photos) if options.photos else made_photos()
+        begins = beginning()  # first, or the memory of the others would hide its own
+        print("\nThe beginning of a run, from indexes alone:\n")
+        print(beginning_table(begins))
         images = image_rates(photos, options.sides, options.rounds)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print("\nImages per second and core, and the ratio to transformers' PIL processor:\n")
     print(image_table(images))
+    loading = loading_rates(jpegs(photos, LONG_SIDES[0]), options.sides, options.workers)
+    print(f"\nSamples per second from shards to packed batches, photos of {LONG_SIDES[0]} pixels:\n")
+    print(loading_table(loading))
     if options.json:
-        report = {"machine": machine(), "images": [asdict(line) for line in images]}
+        report = {
+            "machine": machine(),
+            "images": [asdict(line) for line in images],
+            "loading": [asdict(line) for line in loading],
+            "beginning": asdict(begins),
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 from data.remote import Patience, fetch, local_name
 
+_LOCK = "cache.lock"
 _FETCHES = 4
 """Shards that are fetched ahead at a time."""
 
@@ -85,21 +86,24 @@ class Cache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_name(f"{path.name}.lock")):
             if not path.exists():
-                self._make_room(wanted, path)
-                fetch(wanted.address, path, wanted.size, self.patience)
+                part = path.with_name(f"{path.name}.part")
+                self._make_room(wanted, part)
+                fetch(wanted.address, part, wanted.size, self.patience)
+                with _locked(self.folder / _LOCK):  # who counts the files must not miss it between two names
+                    part.replace(path)
 
-    def _make_room(self, wanted: Wanted, path: Path) -> None:
+    def _make_room(self, wanted: Wanted, part: Path) -> None:
         """Removes shards until this one fits, and reserves its room by its unfinished file."""
         if wanted.size > self.limit:
             raise ValueError(
                 f"{wanted.address} has {wanted.size:,} bytes, more than the whole cache of {self.limit:,} in "
                 f"{self.folder}; raise cache_gib"
             )
-        while not self._reserve(path.with_name(f"{path.name}.part"), wanted.size):
+        while not self._reserve(part, wanted.size):
             time.sleep(0.1)  # all the room is taken by fetches of others, which will end
 
     def _reserve(self, part: Path, size: int) -> bool:
-        with _locked(self.folder / "cache.lock"):
+        with _locked(self.folder / _LOCK):
             others = [file for file in self.folder.iterdir() if file != part]
             excess = sum(map(_size, others)) + size - self.limit
             for file in sorted(others, key=_age):

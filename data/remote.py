@@ -7,6 +7,7 @@ protocol can list.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ import fsspec
 _PIPE = "pipe:"
 _HTTP = ("http://", "https://")
 _CHUNK = 8 * 2**20
+_OWN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 class RemoteError(OSError):
@@ -79,14 +81,12 @@ def local_name(address: str) -> str:
     return PurePosixPath(tars[-1].split("?", 1)[0]).name
 
 
-def fetch(address: str, target: Path, size: int | None = None, patience: Patience | None = None) -> None:
-    """Brings a shard to `target`, which appears only when it is complete.
-
-    What has come is kept in `TARGET.part` and continued, also by a later process.
+def fetch(address: str, file: Path, size: int | None = None, patience: Patience | None = None) -> None:
+    """Brings a shard to `file`. What of it is there already, from a fetch that failed or was killed, is continued.
 
     Args:
         address: where it lies.
-        target: the file to write.
+        file: what to write; complete when this returns.
         size: bytes it must have; when it has others, the fetch failed.
         patience: how long to go on trying.
 
@@ -95,36 +95,34 @@ def fetch(address: str, target: Path, size: int | None = None, patience: Patienc
         RemoteError: it could not be fetched.
     """
     patience = patience or Patience()
-    part = target.with_name(target.name + ".part")
     failures = 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = file.stat().st_size if file.exists() else 0
         try:
-            _continue(address, part, patience.stall)
-            found = part.stat().st_size
+            _continue(address, file, patience.stall)
+            found = file.stat().st_size
             if size is not None and found > size:
-                part.unlink()
+                file.unlink()
                 raise RemoteError(f"it has {found:,} bytes or more, its index was made for one of {size:,}")
             if size is not None and found < size:
                 raise RemoteError(f"it ended after {found:,} of {size:,} bytes")
-            break
+            return
         except (FileNotFoundError, ImportError):
             raise
         except Exception as error:  # each protocol's package raises errors of its own
-            failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
+            failures = 1 if file.exists() and file.stat().st_size > before else failures + 1
             if failures >= patience.attempts or _own(error):
                 raise RemoteError(f"{address}: {failures} attempts failed, the last with: {error!r}") from error
             patience.sleep(min(60.0, patience.first_wait * 2 ** (failures - 1)))
-    part.replace(target)
 
 
 def _own(error: Exception) -> bool:
     """Errors of this machine, such as a full disk, that no second attempt mends."""
-    return isinstance(error, OSError) and error.errno in {28, 122, 30, 13}  # ENOSPC, EDQUOT, EROFS, EACCES
+    return isinstance(error, OSError) and error.errno in _OWN
 
 
 def _continue(address: str, part: Path, stall: float) -> None:
-    """Appends to `part` what of the shard it lacks."""
+    """Appends to `part` what of the shard it lacks; of a command's output all is taken anew."""
     if address.startswith(_PIPE):
         with part.open("wb") as file:
             command = address.removeprefix(_PIPE)

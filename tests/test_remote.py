@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import re
@@ -142,7 +143,6 @@ def test_a_fetch_survives_what_servers_do(server: Faulty, tmp_path: Path, fault:
     one = wanted(server, 0)
     fetch(one.address, tmp_path / "0.tar", one.size, QUICK)
     assert (tmp_path / "0.tar").read_bytes() == original(server, 0)
-    assert not (tmp_path / "0.tar.part").exists()
 
 
 def test_a_server_that_always_fails_is_an_error_that_says_why(server: Faulty, tmp_path: Path) -> None:
@@ -150,7 +150,6 @@ def test_a_server_that_always_fails_is_an_error_that_says_why(server: Faulty, tm
     one = wanted(server, 0)
     with pytest.raises(RemoteError, match=r"00000\.tar: 4 attempts failed, the last with: .*503"):
         fetch(one.address, tmp_path / "0.tar", one.size, QUICK)
-    assert not (tmp_path / "0.tar").exists()
 
 
 def test_waits_grow_and_begin_anew_after_progress(server: Faulty, tmp_path: Path) -> None:
@@ -167,8 +166,8 @@ def test_a_shard_of_another_size_than_its_index_says_is_refused(server: Faulty, 
     address, size = wanted(server, 0)
     for wrong in (size - 512, size + 512):
         with pytest.raises(RemoteError, match=f"{wrong:,}"):
-            fetch(address, tmp_path / "0.tar", wrong, QUICK)
-        assert not (tmp_path / "0.tar").exists()
+            Cache(tmp_path / "cache", 10**9, QUICK).open(Wanted(address, wrong))
+        assert not list((tmp_path / "cache").glob("*.tar"))
 
 
 def test_a_missing_shard_is_not_asked_for_twice(server: Faulty, tmp_path: Path) -> None:
@@ -236,11 +235,11 @@ def test_several_processes_share_a_cache_that_is_too_small_for_them(server: Faul
     for user in users:
         user.start()
     while any(user.is_alive() for user in users):
-        held = 0
-        for file in (tmp_path / "cache").glob("*-*"):
-            if file.suffix != ".lock":
-                held += int(file.name.split("-")[1])
-        assert held <= limit
+        if (tmp_path / "cache").is_dir():
+            with (tmp_path / "cache" / "cache.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # while it is held, nothing is reserved or removed
+                held = {f.name.removesuffix(".part") for f in (tmp_path / "cache").glob("*-*") if f.suffix != ".lock"}
+            assert sum(int(name.split("-")[1]) for name in held) <= limit
         time.sleep(0.002)
     assert failures.empty()
     assert all(user.exitcode == 0 for user in users)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from yivl.conversation import ImageSource
@@ -94,6 +94,8 @@ def opened(image: str | Path | bytes | bytearray) -> Iterator[Image.Image]:
             yield picture
     except BadImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{name}: not a readable image (it is none of {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others
         raise BadImage(f"{name}: not a readable image ({type(error).__name__}: {error})") from error
 
