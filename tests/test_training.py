@@ -326,3 +326,24 @@ def test_the_table_of_parts_is_shown_before_the_first_step(
         sum(int(next(cell for cell in row if cell.replace(",", "").isdigit()).replace(",", "")) for row in rows)
         == total
     )
+
+
+def test_headroom_trains_on_the_first_step_over_and_over(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    ordinary, headroom = tmp_path / "ordinary", tmp_path / "headroom"
+    train(read(Stage, stage_file(run=str(ordinary))))
+    train(read(Stage, stage_file(run=str(headroom), headroom=True, workers=1)))
+    usual, same = (
+        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (ordinary, headroom)
+    )
+    assert [entry["step"] for entry in same] == [entry["step"] for entry in usual]
+    assert {entry["tokens"] for entry in same} == {usual[0]["tokens"]} != {entry["tokens"] for entry in usual}
+    assert same[0]["loss"] == usual[0]["loss"] and same[1]["loss"] != usual[1]["loss"]
+
+
+def test_the_stage_says_how_images_become_pixels(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    firsts = {}
+    for pixels in ("exact", "fast", "scaled"):
+        train(read(Stage, stage_file(run=str(tmp_path / pixels), pixels=pixels)))
+        firsts[pixels] = losses(tmp_path / pixels)[0]
+    assert firsts["exact"] == pytest.approx(firsts["fast"], rel=1e-3)
+    assert firsts["exact"] != firsts["fast"]
