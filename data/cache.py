@@ -104,10 +104,10 @@ class Cache:
 
     def _reserve(self, part: Path, size: int) -> bool:
         with _locked(self.folder / _LOCK):
-            others = [file for file in self.folder.iterdir() if file != part]
+            others = [file for file in self.folder.iterdir() if file != part and _size(file)]
             excess = sum(map(_size, others)) + size - self.limit
-            for file in sorted(others, key=_age):
-                if excess > 0 and _size(file) and self._remove(file):
+            for file in sorted(others, key=_age) if excess > 0 else ():
+                if excess > 0 and self._remove(file):
                     excess -= _size(file)
             if excess <= 0:
                 part.touch()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data.index import IMAGES, split_name
+from data.index import is_image, split_name
 from data.tar import BLOCK, BadTar, members
 from yivl.conversation import Conversation, Role, Turn
 
@@ -66,8 +66,10 @@ def conversation(sample: Members, source: str, key: str) -> Conversation:
         raise BadSample(f"its json has no readable 'conversations': {type(error).__name__}: {error}") from error
     turns = []
     for speaker, value in messages:
-        if not isinstance(speaker, str) or speaker not in _ROLES or not isinstance(value, str):
-            raise BadSample(f"a message is from {speaker!r}; known are {', '.join(_ROLES)}")
+        if not isinstance(speaker, str) or speaker not in _ROLES:
+            raise BadSample(f"a message is from {repr(speaker)[:80]}; known are {', '.join(_ROLES)}")
+        if not isinstance(value, str):
+            raise BadSample(f"a message is not a text but {repr(value)[:80]}")
         images = value.count("<image>")
         if images and _ROLES[speaker] == "assistant" and len(messages) > 1:
             raise BadSample("an answer holds an <image>")
@@ -112,6 +114,8 @@ def unpack(blob: bytes, key: str) -> dict[str, bytes]:
             name, extension = split_name(member.name)
             if name != key:
                 raise BadTar(f"the shard holds {name!r} where its index says {key!r}")
+            if extension in found:
+                raise BadTar(f"its member {member.name!r} comes twice")
             found[extension] = blob[member.data : member.data + member.size]
     return found
 
@@ -145,9 +149,9 @@ def _whole(text: str) -> str:
 
 def _images(sample: Members) -> tuple[bytes, ...]:
     """Images in the order of their extensions: `jpg`, or `0.jpg`, `1.jpg`, …"""
-    return tuple(sample[e] for e in sorted(sample, key=_numbered) if e.rsplit(".", 1)[-1] in IMAGES)
+    return tuple(sample[e] for e in sorted(sample, key=_numbered) if is_image(e))
 
 
 def _numbered(extension: str) -> tuple[int, str]:
     first: Any = extension.split(".", 1)[0]
-    return (int(first) if first.isdigit() else -1, extension)
+    return (int(first) if first.isdecimal() and len(first) < 10 else -1, extension)

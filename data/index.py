@@ -29,13 +29,13 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 from tqdm import tqdm
 
-from data.remote import RemoteError, exists, expand, fetch, is_remote, local_name
+from data.remote import RemoteError, beside, expand, fetch, is_command, is_remote, local_name
 from data.tar import BadTar, members
 
 SUFFIX = ".index"
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 TEXTS = ("txt", "json")
-_VERSION = "2"
+_VERSION = "3"
 _LARGEST_HEADER = 100_000
 
 Array = np.ndarray[Any, Any]
@@ -73,6 +73,8 @@ class Header:
     samples: int
     tar_size: int
     """Bytes of the shard that it was made from."""
+    digest: str
+    """Of the columns: changes with the samples' keys, places and lengths."""
 
 
 def index_path(shard: Path) -> Path:
@@ -87,6 +89,11 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
+def is_image(extension: str) -> bool:
+    """Whether a member with this extension is an image: `jpg`, or one of several, `0.jpg`."""
+    return extension.rpartition(".")[2] in IMAGES
+
+
 def build(shard: Path) -> Index:
     """Reads the headers of a shard.
 
@@ -97,15 +104,20 @@ def build(shard: Path) -> Index:
     if not shard.is_file():
         raise FileNotFoundError(f"no shard {shard}")
     rows: list[tuple[bytes, int, int, int, int]] = []  # key, offset, end, text bytes, images
+    extensions: set[str] = set()  # of the last
     with shard.open("rb") as file:
         for member in members(file, str(shard)):
             key, extension = split_name(member.name)
             encoded = key.encode()
             if not rows or rows[-1][0] != encoded:
                 rows.append((encoded, member.start, 0, 0, 0))
+                extensions = set()
+            if extension in extensions:
+                raise BadTar(f"{shard}: {member.name!r} comes twice")
+            extensions.add(extension)
             _, start, _, text, images = rows[-1]
             text += member.size if extension in TEXTS else 0
-            rows[-1] = (encoded, start, member.end, text, images + (extension in IMAGES))
+            rows[-1] = (encoded, start, member.end, text, images + is_image(extension))
     keys = [row[0] for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
@@ -129,7 +141,7 @@ def write(shard: Path) -> Path:
     target = index_path(shard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     columns = {column.name: getattr(index, column.name) for column in fields(Index)}
-    metadata = {"version": _VERSION, "tar_size": str(shard.stat().st_size)}
+    metadata = {"version": _VERSION, "tar_size": str(shard.stat().st_size), "digest": _digest(index)}
     with temporary.open("wb") as file:
         file.write(safetensors.save(columns, metadata))
         file.flush()
@@ -153,7 +165,7 @@ def header(file: Path) -> Header:
         metadata = stated["__metadata__"]
         if metadata["version"] != _VERSION:
             raise BadIndex(f"{file} is of version {metadata['version']}, not {_VERSION}")
-        return Header(int(stated["hashes"]["shape"][0]), int(metadata["tar_size"]))
+        return Header(int(stated["hashes"]["shape"][0]), int(metadata["tar_size"]), str(metadata["digest"]))
     except FileNotFoundError as error:
         raise BadIndex(f"there is no index {file}") from error
     except (OSError, KeyError, TypeError, IndexError, ValueError) as error:
@@ -164,15 +176,22 @@ def header(file: Path) -> Header:
 
 def load(file: Path) -> Index:
     """Reads an index file. Raises as `header` does."""
-    header(file)
+    stated = header(file)
     try:
         columns = safetensors.load_file(file)
         index = Index(**{column.name: columns[column.name] for column in fields(Index)})
     except (OSError, KeyError, SafetensorError) as error:
         raise BadIndex(f"{file} can't be read as an index ({type(error).__name__}: {error})") from error
-    if len({len(column) for column in (index.name_ends, index.hashes, index.offsets, index.sizes)}) > 1:
-        raise BadIndex(f"{file}: its columns are not of equal length")
+    if _digest(index) != stated.digest:
+        raise BadIndex(f"{file} is damaged: its columns are not those that were written")
     return index
+
+
+def _digest(index: Index) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for column in fields(Index):
+        digest.update(np.ascontiguousarray(getattr(index, column.name)).data)
+    return digest.hexdigest()
 
 
 def check(shard: Path) -> Header:
@@ -211,10 +230,12 @@ def bring(address: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as near:
         fetched = Path(near) / local_name(address)
-        if exists(address + SUFFIX):
-            fetch(address + SUFFIX, index_path(fetched))
-            header(index_path(fetched))
-        else:
+        try:
+            if is_command(address):
+                raise FileNotFoundError
+            fetch(beside(address, SUFFIX), index_path(fetched))
+            load(index_path(fetched))
+        except (FileNotFoundError, PermissionError, BadIndex):  # some servers refuse what they don't have
             fetch(address, fetched)
             write(fetched)
         index_path(fetched).replace(target)
@@ -227,8 +248,10 @@ def _ensure(shard: str, into: Path | None) -> tuple[int, str]:
         if is_remote(shard):
             if into is None:
                 return 0, f"{shard}: --into FOLDER says where its index goes, as DATA/SOURCE"
-            target = into / (local_name(shard) + SUFFIX)
-            return header(target if target.is_file() else bring(shard, into)).samples, ""
+            try:
+                return header(into / (local_name(shard) + SUFFIX)).samples, ""
+            except BadIndex:
+                return header(bring(shard, into)).samples, ""
         try:
             return check(Path(shard)).samples, ""
         except BadIndex:

@@ -6,7 +6,8 @@ Of each source a seeded choice of the samples that the mixture takes is read and
 tell of them, on the terminal and on a page (`runs/inspect-MIXTURE.html`), which shows some as well. With a stage's
 `seed`, its `resolution` as `--side` and its `max_length`, they are among those that this stage trains on.
 
-Counts are exact; all else is estimated from the samples read. The last row weights each source by the samples it gives.
+Counts are exact; all else is estimated from the samples read, which come from all shards, or from four of a source that
+lies elsewhere. The last row weights each source by the samples it gives.
 A sample's language goes by the letters of its turns: Chinese when more than half are Han characters, English when more
 than half are A to Z (so French counts as English, and Japanese may count as Chinese), other when neither.
 """
@@ -45,6 +46,8 @@ Array = np.ndarray[Any, Any]
 _REASONS = 5
 """Reasons told of per source."""
 _CACHE_BYTES = 200 * 2**30
+_FAR_SHARDS = 4
+"""Shards that are fetched of a source that lies elsewhere."""
 
 
 class Reading(NamedTuple):
@@ -125,12 +128,16 @@ def draw(manifest: Manifest, number: int, count: int, seed: int) -> list[Task]:
     """
     source = manifest.sources[number]
     before = sum(other.taken for other in manifest.sources[:number])
-    ends = np.cumsum([shard.taken for shard in source.shards])
-    drawn = random.Random(f"{seed} {source.name}").sample(range(source.taken), min(count, source.taken))
-    shards = np.searchsorted(ends, drawn, side="right")
+    dice = random.Random(f"{seed} {source.name}")
+    chosen = list(range(len(source.shards)))
+    if is_remote(source.shards[0].path):
+        chosen = dice.sample(chosen, min(_FAR_SHARDS, len(chosen)))
+    ends = np.cumsum([source.shards[shard].taken for shard in chosen])
+    drawn = dice.sample(range(int(ends[-1])), min(count, int(ends[-1])))
+    found = np.searchsorted(ends, drawn, side="right")
     return [
-        Task(before + sample, Place(number, int(shard), sample - int(ends[shard - 1] if shard else 0)))
-        for sample, shard in zip(drawn, shards.tolist(), strict=True)
+        Task(before + sample, Place(number, chosen[shard], sample - int(ends[shard - 1] if shard else 0)))
+        for sample, shard in zip(drawn, found.tolist(), strict=True)
     ]
 
 

@@ -10,9 +10,11 @@ reported with its reason.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -140,7 +142,12 @@ class Samples(Dataset[Item]):
         if shard.file is None:
             shard.file = self.store.open(source.name, source.shards[place.shard].path)
         blob = tar.read(shard.file, int(shard.index.offsets[sample]), int(shard.index.sizes[sample]))
-        return format_named(source.format)(unpack(blob, key), source.name, key)
+        try:
+            return format_named(source.format)(unpack(blob, key), source.name, key)
+        except (BadSample, tar.BadTar):
+            raise
+        except (ValueError, LookupError, TypeError, RecursionError) as error:  # what no format foresaw ends no run
+            raise BadSample(f"{type(error).__name__}: {error}") from error
 
     def length(self, place: Place) -> int:
         """An estimate of a sample's tokens, from the index alone."""
@@ -166,6 +173,10 @@ class Samples(Dataset[Item]):
         source = manifest.sources[place.source]
         shard = source.shards[place.shard]
         loaded = self.store.index(source.name, shard.path)
+        for opened in self._opened.values():  # what the cache removed takes room as long as it is open
+            if opened.file and not os.fstat(opened.file.fileno()).st_nlink:
+                opened.file.close()
+                opened.file = None
         return _Opened(loaded, taken_samples(manifest, source, shard, loaded))
 
     def _report(self, position: int, place: Place, error: Exception) -> Broken:
@@ -228,11 +239,18 @@ class Loader:
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged}
         if self.workers:
             options |= {"num_workers": self.workers, "prefetch_factor": 64, "worker_init_fn": _deaf}
+        others = active_children()
         items: Iterator[Item] = iter(DataLoader(self.samples, sampler=tasks, **options))
-        for number in range(start, self.total_steps):
-            self._fetch_ahead(number)  # not before the workers were forked: it starts threads
-            yield self._step(number, [next(items) for _ in share(number)])
-            del shares[number]
+        workers = [process for process in active_children() if process not in others]
+        try:
+            for number in range(start, self.total_steps):
+                self._fetch_ahead(number)  # not before the workers were forked: it starts threads
+                yield self._step(number, [next(items) for _ in share(number)])
+                del shares[number]
+        finally:
+            del items  # asks the workers to end; one that waits for a shard from elsewhere would not
+            for process in workers:
+                process.kill()
 
     def tasks(self, number: int) -> list[Task]:
         """What this rank loads for a step."""
@@ -270,6 +288,8 @@ class HeadroomLoader(Loader):
 
     def steps(self, start: int = 0) -> Iterator[Step]:
         """As many steps as `Loader` gives, all with the same batches."""
+        if start >= self.total_steps:
+            return
         first = next(super().steps(start))
         for number in range(start, self.total_steps):
             yield replace(first, number=number, broken=first.broken if number == start else ())

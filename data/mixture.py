@@ -95,6 +95,8 @@ class Shard:
     """Below the data folder; or its address."""
     samples: int
     taken: int
+    digest: str
+    """Of its samples, from its index."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,13 +175,17 @@ def _choose(name: str, source: Source, store: Store, cap: int | None, seed: int)
         paths = store.shards(source.shards)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"source {name!r} has no shards: {error}") from error
-    counts = store.counts(name, paths)
+    headers = store.headers(name, paths)
+    counts = [header.samples for header in headers]
     available = sum(counts)
     taken = min(available, available if cap is None else cap)
     shares = quotas(counts, taken, _seeded(seed, name))
     return Chosen(
         name=name, format=source.format, available=available, cap=cap, taken=taken,
-        shards=tuple(Shard(path=p, samples=n, taken=t) for p, n, t in zip(paths, counts, shares, strict=True)),
+        shards=tuple(
+            Shard(path=path, samples=header.samples, taken=share, digest=header.digest)
+            for path, header, share in zip(paths, headers, shares, strict=True)
+        ),
     )  # fmt: skip
 
 

@@ -31,6 +31,10 @@ WINDOW_RUNS = 16
 """Runs whose samples are shuffled together: 4,096 samples, as many as a batch of the paper's."""
 
 
+_FEW = 100
+"""Samples of a block among which no replacement is sought."""
+
+
 class Place(NamedTuple):
     """Where a sample lies: the source and shard by their number in the manifest, and which of the shard's taken
     samples."""
@@ -73,11 +77,12 @@ class Order:
         return found
 
     def replacement(self, position: int, attempt: int, place: Place) -> Place:
-        """What takes the place of a sample that can't be read: another of the same block, whose shards are open anyway,
-        drawn from the position and the number of failures there alone."""
-        shuffled, _ = self._layout(position // self.epoch_samples, place.source)
+        """What takes the place of a sample that can't be read, drawn from the position and the number of failures there
+        alone: another of the same block, whose shards are open anyway, or of the whole source if the block has few."""
+        shuffled, starts = self._layout(position // self.epoch_samples, place.source)
         block = int(np.flatnonzero(shuffled == place.shard)[0]) // BLOCK_SHARDS
-        shards = shuffled[block * BLOCK_SHARDS : (block + 1) * BLOCK_SHARDS]
+        few = starts[block + 1] - starts[block] < _FEW
+        shards = shuffled if few else shuffled[block * BLOCK_SHARDS : (block + 1) * BLOCK_SHARDS]
         ends = np.cumsum([self._taken(place.source, shard) for shard in shards.tolist()])
         draw = int(_generator(self.seed, "replacement", position, attempt).integers(ends[-1]))
         which = int(np.searchsorted(ends, draw, side="right"))

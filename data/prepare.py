@@ -22,17 +22,19 @@ import os
 import pkgutil
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
+import torch
 from tqdm import tqdm
 
 from data import index, sources
@@ -99,13 +101,13 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     head = {"source": name, "raw": str(raw.resolve()), "settings": chosen, "per_shard": per_shard}
     with Journal(out, head) as journal:
+        if hasattr(module, "shards"):
+            return _link(module.shards(raw), raw, out, workers)
         for left in out.glob(".[0-9]*.tar.*"):
             left.unlink(missing_ok=True)  # by workers that were killed
-        if not journal.complete:
-            if hasattr(module, "shards"):
-                _link(module.shards(raw), journal, out, workers)
-            else:
-                _run(_jobs(module.records(raw, **chosen), per_shard), journal, out, workers)
+        whole = journal.complete and all(journal.has(one.shard, one.stamp) for one in journal.reports.values())
+        if not whole:
+            _run(_jobs(module.records(raw, **chosen), per_shard), journal, out, workers)
             journal.add(None)
         return [journal.reports[number] for number in sorted(journal.reports)]
 
@@ -129,7 +131,7 @@ def _run(jobs: Iterable[Job], journal: Journal, out: Path, workers: int) -> None
     """Does the jobs that are not done, a few at a time, so that no more than a few wait in memory."""
     seen = multiprocessing.Value("q", 0)
     with (
-        ProcessPoolExecutor(workers, initializer=_begin, initargs=(seen, os.getpid())) as pool,
+        ProcessPoolExecutor(workers, initializer=_begin, initargs=(seen,)) as pool,
         tqdm(unit=" records", smoothing=0.05) as progress,
     ):
         running: set[Future[Report]] = set()
@@ -154,25 +156,29 @@ def _run(jobs: Iterable[Job], journal: Journal, out: Path, workers: int) -> None
             raise
 
 
-def _link(shards: Sequence[Path], journal: Journal, out: Path, workers: int) -> None:
-    """Links shards into `out` and indexes them there; one that is damaged is left out."""
-    left = [(number, shard) for number, shard in enumerate(shards) if not journal.has(number, str(shard))]
-    with ProcessPoolExecutor(workers) as pool:
-        for report in tqdm(pool.map(partial(_link_one, out=out), left), total=len(left), unit=" shards"):
-            journal.add(report)
+def _link(shards: Sequence[Path], raw: Path, out: Path, workers: int) -> list[Report]:
+    """Links shards into `out` and indexes them there; one that is damaged is left out. What is linked and indexed
+    already is only looked at, so shards may be added from time to time."""
+    with ProcessPoolExecutor(workers, initializer=_begin) as pool:
+        linked = pool.map(partial(_link_one, raw=raw, out=out), enumerate(shards))
+        return list(tqdm(linked, total=len(shards), unit=" shards"))
 
 
-def _link_one(numbered: tuple[int, Path], out: Path) -> Report:
+def _link_one(numbered: tuple[int, Path], raw: Path, out: Path) -> Report:
     number, shard = numbered
+    link = out / "-".join(shard.relative_to(raw).parts)
     skipped: tuple[tuple[str, str, str], ...] = ()
-    link = shard_path(out, number)
-    link.unlink(missing_ok=True)
-    link.symlink_to(shard.resolve())
+    if not link.is_symlink() or link.resolve() != shard.resolve():
+        link.unlink(missing_ok=True)
+        link.symlink_to(shard.resolve())
     try:
-        samples = index.header(index.write(link)).samples
-    except (OSError, BadTar) as error:
-        link.unlink()
-        samples, skipped = 0, ((shard.name, "shard can't be indexed", str(error)),)
+        samples = index.check(link).samples
+    except index.BadIndex:
+        try:
+            samples = index.header(index.write(link)).samples
+        except BadTar as error:
+            link.unlink()
+            samples, skipped = 0, ((shard.name, "shard can't be indexed", str(error)),)
     return Report(shard=number, stamp=str(shard), read=samples, written=samples, skipped=skipped)
 
 
@@ -180,15 +186,17 @@ _seen: Any = None
 """Counts the records that all workers of this process's pool have read."""
 
 
-def _begin(seen: Any, parent: int) -> None:
+def _begin(seen: Any = None) -> None:
     """Sets up a worker, which ends when the process that began it is gone."""
     global _seen  # a pool's initializer has no other way to reach its tasks
     _seen = seen
+    torch.set_num_threads(1)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            wait_for([parent.sentinel])
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -231,15 +239,20 @@ def _sample(record: Record | Skipped) -> dict[str, Any]:
         raise _Skip(record.reason, "")
     if not all(turn.text.strip() or turn.images for turn in record.turns):
         raise _Skip("empty text", "")
+    try:
+        "".join(turn.text for turn in record.turns).encode()
+    except UnicodeEncodeError as error:  # JSON can express half of a pair of surrogates
+        raise _Skip("text is not Unicode", str(error)) from error
     images, extensions = [], []
     for place in record.images:
         try:
             image = place.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
             raise _Skip("image file can't be read", str(error)) from error
         images.append(image)
         extensions.append(_extension(image))
-    key = quote(record.key, safe="").replace(".", "%2E")  # a dot would end the key, a slash would make folders
+    # in a tar, a dot would end the key, and a slash would make folders
+    key = quote(record.key, safe="", errors="surrogatepass").replace(".", "%2E")
     try:
         whole = Conversation(turns=record.turns, images=tuple(images), key=key)
     except ValueError as error:
@@ -275,6 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reports = prepare(
             options.name, options.raw, options.out, settings, per_shard=options.per_shard, workers=options.workers
         )
+    except BrokenProcessPool:
+        print("error: a worker was killed, perhaps for want of memory; the same command goes on", file=sys.stderr)
+        return 1
     except (NotPrepared, BadRaw, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

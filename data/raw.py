@@ -70,7 +70,7 @@ def lines(file: Path) -> Iterator[tuple[int, Any]]:
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise BadRaw(f"{file}: line {number} is not JSON: {error}") from error
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ import fsspec
 _PIPE = "pipe:"
 _HTTP = ("http://", "https://")
 _CHUNK = 8 * 2**20
-_OWN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+_LOOK = 0.05
+"""Seconds between looks at a command."""
+_OWN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class RemoteError(OSError):
@@ -41,7 +45,7 @@ class Patience:
     first_wait: float = 1.0
     """Seconds before the second attempt; doubles with each, up to a minute."""
     stall: float = 60.0
-    """Seconds without a byte after which an HTTP connection counts as dropped."""
+    """Seconds without a byte after which an HTTP connection or a command counts as dropped."""
     sleep: Callable[[float], None] = time.sleep
     """Waits so many seconds."""
 
@@ -49,6 +53,17 @@ class Patience:
 def is_remote(address: str) -> bool:
     """True for an address, false for a path."""
     return "://" in address or address.startswith(_PIPE)
+
+
+def is_command(address: str) -> bool:
+    """True for `pipe:COMMAND`."""
+    return address.startswith(_PIPE)
+
+
+def beside(address: str, suffix: str) -> str:
+    """The address of the file whose name is longer by `suffix`."""
+    path, mark, query = address.partition("?")
+    return path + suffix + mark + query
 
 
 def expand(pattern: str) -> list[str]:
@@ -59,7 +74,7 @@ def expand(pattern: str) -> list[str]:
     """
     addresses = []
     for address in braceexpand.braceexpand(pattern):
-        if "*" in address and not address.startswith(_PIPE):
+        if "*" in address and not is_command(address):
             files, path = fsspec.url_to_fs(address)
             addresses += sorted(files.unstrip_protocol(found) for found in files.glob(path))
         else:
@@ -73,7 +88,7 @@ def expand(pattern: str) -> list[str]:
 
 def local_name(address: str) -> str:
     """The file name of a shard: the last part of its address; of a command, the last word that ends in `.tar`."""
-    if not address.startswith(_PIPE):
+    if not is_command(address):
         return PurePosixPath(address.split("?", 1)[0]).name
     tars = [word for word in address.removeprefix(_PIPE).replace("'", " ").replace('"', " ").split() if ".tar" in word]
     if not tars:
@@ -91,7 +106,7 @@ def fetch(address: str, file: Path, size: int | None = None, patience: Patience 
         patience: how long to go on trying.
 
     Raises:
-        FileNotFoundError: there is no such shard; this is not tried again.
+        FileNotFoundError, PermissionError: there is no such shard, or not for us; this is not tried again.
         RemoteError: it could not be fetched.
     """
     patience = patience or Patience()
@@ -107,7 +122,7 @@ def fetch(address: str, file: Path, size: int | None = None, patience: Patience 
             if size is not None and found < size:
                 raise RemoteError(f"it ended after {found:,} of {size:,} bytes")
             return
-        except (FileNotFoundError, ImportError):
+        except (FileNotFoundError, PermissionError, ImportError):
             raise
         except Exception as error:  # each protocol's package raises errors of its own
             failures = 1 if file.exists() and file.stat().st_size > before else failures + 1
@@ -123,21 +138,39 @@ def _own(error: Exception) -> bool:
 
 def _continue(address: str, part: Path, stall: float) -> None:
     """Appends to `part` what of the shard it lacks; of a command's output all is taken anew."""
-    if address.startswith(_PIPE):
-        with part.open("wb") as file:
-            command = address.removeprefix(_PIPE)
-            ended = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
-        if ended.returncode:
-            message = ended.stderr.decode(errors="replace").strip()[-300:]
-            raise RemoteError(f"the command ended with status {ended.returncode}: {message}")
+    if is_command(address):
+        _run(address.removeprefix(_PIPE), part, stall)
         return
     with part.open("ab") as file:
         if address.startswith(_HTTP):
             _download(address, file, stall)
             return
-        with fsspec.open(address, "rb", cache_type="none") as remote:
+        files, path = fsspec.url_to_fs(address)
+        with files.open(path, "rb", cache_type="none") as remote:
             remote.seek(file.tell())
             shutil.copyfileobj(remote, file, _CHUNK)
+
+
+def _run(command: str, part: Path, stall: float) -> None:
+    """Writes what a command gives; when it gives nothing for `stall` seconds, it is ended."""
+    with part.open("wb") as file, tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(command, shell=True, stdout=file, stderr=complaints, start_new_session=True)
+        try:
+            size, since = 0, time.monotonic()
+            while process.poll() is None:
+                time.sleep(_LOOK)
+                if (grown := part.stat().st_size) > size:
+                    size, since = grown, time.monotonic()
+                elif time.monotonic() - since > stall:
+                    raise RemoteError(f"the command gave nothing for {stall:g} seconds")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode:
+            complaints.seek(0)
+            message = complaints.read().decode(errors="replace").strip()[-300:]
+            raise RemoteError(f"the command ended with status {process.returncode}: {message}")
 
 
 def _download(address: str, file: BinaryIO, stall: float) -> None:
@@ -157,22 +190,8 @@ def _download(address: str, file: BinaryIO, stall: float) -> None:
     except HTTPError as error:
         if error.code in (404, 410):
             raise FileNotFoundError(f"there is no {address}") from error
+        if error.code in (401, 403):
+            raise PermissionError(f"{address}: the server refuses it ({error})") from error
         if error.code == 416:  # what is here is longer than what is there
             file.truncate(0)
-        raise
-
-
-def exists(address: str) -> bool:
-    """Whether there is such a file. Of a command it can't be told: False."""
-    if address.startswith(_PIPE):
-        return False
-    if not address.startswith(_HTTP):
-        files, path = fsspec.url_to_fs(address)
-        return bool(files.exists(path))
-    try:
-        with urlopen(Request(address, method="HEAD"), timeout=Patience().stall):
-            return True
-    except HTTPError as error:
-        if error.code in (403, 404, 405, 410):
-            return False
         raise

@@ -52,18 +52,18 @@ class Store:
             raise FileNotFoundError(f"nothing matches {pattern if is_remote(pattern) else self.folder / pattern}")
         return found
 
-    def counts(self, source: str, shards: Sequence[str]) -> list[int]:
-        """How many samples each shard holds, from the headers of their indexes.
+    def headers(self, source: str, shards: Sequence[str]) -> list[Header]:
+        """The headers of the shards' indexes.
 
         Raises:
             FileNotFoundError: a shard is missing.
             BadIndex: an index is missing, or does not fit its shard.
         """
         with ThreadPoolExecutor(_READERS) as threads:
-            return [header.samples for header in threads.map(lambda shard: self._header(source, shard), shards)]
+            return list(threads.map(lambda shard: self._header(source, shard), shards))
 
     def index(self, source: str, shard: str) -> Index:
-        """The index of a shard. Raises as `counts` does."""
+        """The index of a shard. Raises as `headers` does."""
         self._header(source, shard)
         return index.load(self._index_path(source, shard))
 

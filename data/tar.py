@@ -38,20 +38,19 @@ class Member:
         return self.data + -(-self.size // BLOCK) * BLOCK
 
 
-def members(file: BinaryIO, name: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
-    """The regular files between two offsets, in order.
+def members(file: BinaryIO, name: str, end: int | None = None) -> Iterator[Member]:
+    """The regular files up to an offset, in order.
 
     Args:
         file: opened for reading; its position is moved.
         name: of the tar, for errors.
-        start: offset of a header.
         end: where to stop; by default at the end-of-archive marker, which must be there.
 
     Raises:
         BadTar: a damaged header, or the file ends inside a member or before its marker, or goes on after it.
     """
     total = os.fstat(file.fileno()).st_size if end is None else end
-    at, first, long_name = start, start, ""
+    at, first, long_name = 0, 0, ""
     while end is None or at < end:
         file.seek(at)
         header = file.read(BLOCK)
@@ -90,14 +89,21 @@ def _check_rest(file: BinaryIO, name: str) -> None:
 
 def _checked_size(header: bytes, name: str, at: int) -> int:
     try:
-        stated = int(header[148:156].split(b"\0")[0].strip() or b"0", 8)
+        stated = _octal(header[148:156])
         raw = header[124:136]
-        size = int.from_bytes(raw[1:], "big") if raw[0] & 0x80 else int(raw.split(b"\0")[0].strip() or b"0", 8)
+        size = int.from_bytes(raw[1:], "big") if raw[0] & 0x80 else _octal(raw)
     except ValueError as error:
         raise BadTar(f"{name}: damaged header at byte {at}") from error
     if stated != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise BadTar(f"{name}: damaged header at byte {at} (its checksum does not match)")
     return size
+
+
+def _octal(digits: bytes) -> int:
+    text = digits.split(b"\0")[0].strip()
+    if text.strip(b"01234567"):  # int() would take a sign, and a negative size would lead nowhere
+        raise ValueError(f"{text!r} is not octal")
+    return int(text or b"0", 8)
 
 
 def _header_name(header: bytes) -> str:

@@ -97,7 +97,7 @@ def plan(stage: Stage, source: ModelSource, mixture: Mixture) -> Plan:
 def _counted(store: Store, name: str, source: Source) -> int | None:
     """The samples of a source, or None when its shards, or the indexes of shards that lie elsewhere, are not here."""
     try:
-        return sum(store.counts(name, store.shards(source.shards)))
+        return sum(header.samples for header in store.headers(name, store.shards(source.shards)))
     except FileNotFoundError:
         return None
     except BadIndex:

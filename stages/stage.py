@@ -58,7 +58,7 @@ class Stage:
     """Of the choice and order of samples and of new weights."""
     pixels: Literal["exact", "fast", "scaled"] = "fast"
     """How images become pixels (`yivl.fast_images`): as released; within 2 grey levels of it at several times the
-    speed; or large JPEGs decoded at half their size or less as well, with a mean difference under half a level."""
+    speed; or large JPEGs decoded at half their size or less as well, which blurs small print by a few levels."""
     headroom: bool = False
     """Train on the samples of one step over and over, loading nothing: shows how fast the run would be if data cost no
     time. The model is of no use."""

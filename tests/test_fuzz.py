@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-import resource
+import re
 import struct
 import tarfile
 import warnings
@@ -40,7 +40,7 @@ SIDE = 28
 
 def picture(rng: Rng, mode: str = "RGB", size: tuple[int, int] | None = None) -> Image.Image:
     """A smooth picture with some noise, as photos are."""
-    width, height = size or (int(rng.integers(8, 90)), int(rng.integers(8, 90)))
+    width, height = size or (int(rng.integers(8, 260)), int(rng.integers(8, 260)))
     channels = rng.integers(0, 255, (4, 4, 4), dtype=np.uint8)
     smooth = Image.fromarray(channels, "RGBA").resize((width, height), Image.Resampling.BICUBIC)
     return (
@@ -161,8 +161,10 @@ def store_of(folder: Path, samples: list[dict[str, Any]], form: str = "caption")
 
 
 def peak() -> int:
-    """Most bytes that this process ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most bytes that this process had since it was asked last."""
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")  # begins the count anew
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 @pytest.mark.parametrize("path", ["exact", "fast", "scaled"])
@@ -173,6 +175,7 @@ def test_every_image_is_decoded_as_by_pillow_or_left_out_with_a_reason(tmp_path:
     manifest = resolve(mixture, store, 0)
     encoder = Encoder(tiny.tokenizer, patches=4, image_side=SIDE, pixels=PIXELS[path])
     loading = Samples(Order(manifest, 0), store, encoder)
+    peak()
     before = peak()
     fates: Counter[str] = Counter()
     for number, (name, content) in enumerate(made):
@@ -185,11 +188,12 @@ def test_every_image_is_decoded_as_by_pillow_or_left_out_with_a_reason(tmp_path:
         else:
             assert item.example is not None and expected is not None, name
             difference = np.abs(item.example.pixels[0].astype(int) - expected)
-            allowed = {"exact": 0, "fast": 2}.get(path)
-            assert difference.max() <= allowed if allowed is not None else difference.mean() < 3, (
-                name,
-                difference.max(),
-            )
+            within = {
+                "exact": difference.max() == 0,
+                "fast": difference.max() <= 2,
+                "scaled": difference.mean() < 3 or name not in WHOLE,  # noise of a damaged one goes when it shrinks
+            }
+            assert within[path], (name, difference.max())
         fates[("broken " if item.broken else "good ") + ("whole" if name in WHOLE else "mutated")] += 1
     assert sum(fates.values()) == len(made) == 2200
     assert fates["good whole"] == 480 and fates["broken whole"] == 0
@@ -248,9 +252,10 @@ def swapped(content: bytes, rng: Rng) -> bytes:
 
 
 def oversized(content: bytes, rng: Rng) -> bytes:
-    """A header that declares a huge size, with a checksum that is right."""
+    """A header that declares a huge or a negative size, with a checksum that is right."""
     changed = bytearray(content)
-    changed[124:136] = b"%011o\0" % int(rng.integers(10**6, 8**11))
+    size = b"%011o\0" % int(rng.integers(10**6, 8**11))
+    changed[124:136] = size if rng.integers(2) else b"-%010o\0" % int(rng.integers(0, 3000))
     changed[148:156] = b" " * 8
     changed[148:156] = b"%06o\0 " % sum(changed[:512])
     return bytes(changed)
@@ -259,6 +264,7 @@ def oversized(content: bytes, rng: Rng) -> bytes:
 def test_every_tar_is_read_or_refused_and_never_read_wrong(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     shard = tmp_path / "0.tar"
+    peak()
     before = peak()
     fates: Counter[str] = Counter()
     for number in range(600):
@@ -284,6 +290,7 @@ def test_every_tar_is_read_or_refused_and_never_read_wrong(tmp_path: Path) -> No
     [
         (["a.jpg", "b.jpg", "a.txt"], "'a' comes twice, not in one run"),
         (["a.jpg", "a.txt", "b.jpg", "b.txt", "a.jpg", "a.txt"], "'a' comes twice, not in one run"),
+        (["a.jpg", "a.txt", "a.jpg", "a.txt"], "'a.jpg' comes twice"),
     ],
 )
 def test_members_out_of_order_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -354,13 +361,11 @@ def test_all_ranks_make_the_same_steps_whatever_is_broken(tmp_path: Path, tiny: 
         assert other == ([37] * ranks, steps, broken)
 
 
-def test_an_image_may_not_be_larger_than_the_documented_limit() -> None:
+@pytest.mark.parametrize("path", PIXELS)
+def test_an_image_may_not_be_larger_than_the_documented_limit(path: str) -> None:
+    """The limit holds for the padded square, and before anything is decoded."""
     side = int(MAX_PIXELS**0.5)
-    for width, refused in ((side, False), (side + 200, True)):
-        content = saved(Image.new("1", (width, 3)), "PNG")
-        for path in PIXELS.values():
-            if refused:
-                with pytest.raises(BadImage, match="more than the limit of"):
-                    path(content, SIDE)
-            elif path is not PIXELS["exact"]:  # 1 GiB as Pillow pads it
-                continue
+    for width, height in ((side + 200, 3), (3, side + 200), (side + 1, side + 1)):
+        with pytest.raises(BadImage, match="more than the limit of"):
+            PIXELS[path](saved(Image.new("1", (width, height)), "PNG"), SIDE)
+    assert PIXELS[path](saved(Image.new("1", (2000, 3)), "PNG"), SIDE).shape == (3, SIDE, SIDE)

@@ -122,7 +122,8 @@ def invented(*sizes: tuple[int, int]) -> Manifest:
     sources = [
         Chosen(
             name=f"s{number}", format="caption", available=shards * size, cap=None, taken=shards * size,
-            shards=tuple(Shard(path=f"s{number}/{i:05d}.tar", samples=size, taken=size) for i in range(shards)),
+            shards=tuple(Shard(path=f"s{number}/{i:05d}.tar", samples=size, taken=size, digest="")
+                         for i in range(shards)),
         )
         for number, (shards, size) in enumerate(sizes)
     ]  # fmt: skip
@@ -201,6 +202,25 @@ def test_a_replacement_is_a_sample_of_the_same_block() -> None:
         assert (place.source, other.shard) in order.shards_from(position)
     draws = {order.replacement(3, attempt, Place(1, 0, 0)).sample for attempt in range(50)}
     assert draws == set(range(5))
+
+
+def test_a_block_of_few_samples_is_no_reason_to_take_the_broken_one_again() -> None:
+    order = Order(invented((100, 1)), seed=1)
+    for place in order.places(0, 100):
+        draws = {order.replacement(7, attempt, place) for attempt in range(1, 20)}
+        assert len(draws) > 10
+
+
+def test_samples_that_changed_under_equal_counts_make_another_manifest(tmp_path: Path) -> None:
+    prints = set()
+    for name, first in (("one", 0), ("two", 1)):
+        (tmp_path / name / "s").mkdir(parents=True)
+        with tarfile.open(tmp_path / name / "s" / "0.tar", "w") as tar:
+            for number in range(9):
+                tar.addfile(tarfile.TarInfo(f"{number + first:09d}.txt"))
+        index.write(tmp_path / name / "s" / "0.tar")
+        prints.add(resolve(mixture_of(tmp_path / name, ("s",), 5), Store(tmp_path / name), 0).fingerprint())
+    assert len(prints) == 2
 
 
 @pytest.fixture

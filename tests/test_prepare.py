@@ -139,8 +139,6 @@ def workers_of(out: Path) -> list[str]:
 def test_a_lost_shard_is_written_again(raw: Path, tmp_path: Path) -> None:
     prepare("llava", raw, tmp_path, per_shard=10)
     before = contents(tmp_path)
-    lines = (tmp_path / journal.JOURNAL).read_bytes().splitlines(keepends=True)
-    (tmp_path / journal.JOURNAL).write_bytes(b"".join(lines[:-1]))  # as if it had not been the last
     (tmp_path / "00002.tar").unlink()
     (tmp_path / "00004.tar").write_bytes(before["00004.tar"][:2000])
     prepare("llava", raw, tmp_path, per_shard=10)
@@ -224,11 +222,45 @@ def test_laion_is_used_in_place_and_a_damaged_tar_left_out(tmp_path: Path, capsy
     assert main(["laion400m", str(tmp_path / "raw"), str(tmp_path / "out"), "--workers", "1"]) == 0
     os.chmod(tmp_path / "raw" / "part0", 0o755)
     assert [key for key, _ in samples(tmp_path / "out")] == [f"{n:09d}" for n in range(25) if n // 10 != 1]
-    assert (tmp_path / "out" / "00002.tar").resolve() == made[2].resolve()
+    assert (tmp_path / "out" / "part0-00002.tar").resolve() == made[2].resolve()
     assert "skipped: shard can't be indexed" in capsys.readouterr().out
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.index")}
     assert main(["laion400m", str(tmp_path / "raw"), str(tmp_path / "out")]) == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.index")} == before
+    write_shards(tmp_path / "raw" / "part1", captions(4, np.random.default_rng(1)))  # came later
+    assert main(["laion400m", str(tmp_path / "raw"), str(tmp_path / "out")]) == 0
+    assert len(samples(tmp_path / "out")) == 15 + 4
+
+
+def test_a_full_disk_leaves_no_shard_out_for_good(tmp_path: Path) -> None:
+    write_shards(tmp_path / "raw", captions(500, np.random.default_rng(0)))
+    index.index_path(tmp_path / "raw" / "00000.tar").unlink()
+    command = [sys.executable, "-m", "data.prepare", "laion400m", str(tmp_path / "raw"), str(tmp_path / "out")]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    failed = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1 and "File too large" in failed.stderr
+    assert main(["laion400m", str(tmp_path / "raw"), str(tmp_path / "out")]) == 0
+    assert len(samples(tmp_path / "out")) == 500
+
+
+def test_hostile_records_are_left_out_and_end_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(jpeg(np.random.default_rng(0)))
+    lines = [
+        b'{"image": "a.jpg", "text": "half a pair: \\ud83d"}',
+        b'{"image": "a\\u0000.jpg", "text": "a zero byte"}',
+        b'{"id": "\\ud83d", "image": "a.jpg", "text": "a key"}',
+        b'{"id": "' + b"k" * 3000 + b'", "image": "a.jpg", "text": "a long key"}',
+    ]
+    (folder / "all.jsonl").write_bytes(b"\n".join(lines))
+    report = prepare("jsonl", folder, tmp_path / "out")[0]
+    assert (report.read, report.written) == (4, 2)
+    assert sorted(reason for _, reason, _ in report.skipped) == ["image file can't be read", "text is not Unicode"]
+    assert prepare("jsonl", folder, tmp_path / "out") == [report]
 
 
 def test_tars_of_prepare_are_read_by_tarfile(raw: Path, tmp_path: Path) -> None:

@@ -308,4 +308,4 @@ def test_a_remote_source_without_indexes_says_how_to_get_them(server: Faulty, tm
     store = Store(tmp_path, Cache(tmp_path / "cache", 10**9, QUICK))
     shard = f"{server.address}/00000.tar"
     with pytest.raises(index.BadIndex, match=rf"run: python -m data\.index '{shard}' --into {tmp_path}/far"):
-        store.counts("far", [shard])
+        store.headers("far", [shard])

@@ -113,7 +113,30 @@ def test_content_after_the_end_of_a_tar_is_an_error(tmp_path: Path) -> None:
 def test_a_key_that_comes_twice_is_an_error(tmp_path: Path) -> None:
     samples = captions(3, np.random.default_rng(0))
     with pytest.raises(BadTar, match="'000000000' comes twice"):
-        write_shards(tmp_path, [*samples, samples[0]])
+        write_shards(tmp_path / "a", [*samples, samples[0]])
+    with pytest.raises(BadTar, match=r"'000000002\.jpg' comes twice"):
+        write_shards(tmp_path / "b", [*samples, samples[2]])
+
+
+def test_an_index_counts_all_images_of_a_sample(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    samples = [
+        {"__key__": "a", "0.jpg": jpeg(rng), "1.jpg": jpeg(rng), "json": b"{}"},
+        {"__key__": "b", "jpg": jpeg(rng), "json": b"{}"},
+        {"__key__": "c", "json": b"{}"},
+    ]
+    shard = write_shards(tmp_path, samples)[0]
+    assert index.load(index.index_path(shard)).images.tolist() == [2, 1, 0]
+
+
+def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
+    shard = write_shards(tmp_path, captions(30, np.random.default_rng(0)))[0]
+    file = index.index_path(shard)
+    whole = file.read_bytes()
+    for at in (len(whole) - 3, len(whole) - 200, len(whole) // 2):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(index.BadIndex, match="damaged"):
+            index.load(file)
 
 
 def test_shards_are_not_mixed_with_those_of_a_former_run(tmp_path: Path) -> None:
@@ -166,6 +189,7 @@ def test_the_image_tag_moves_to_the_front_of_its_turn() -> None:
         ("completion", {"json": b'{"prompt": "x"}'}, "no readable 'prompt' and 'completion'"),
         ("conversation", {"json": b'{"conversations": [{"from": ["human"], "value": "a"}]}'}, "from ['human']"),
         ("conversation", {"json": b'{"conversations": [{"from": "robot", "value": "hi"}]}'}, "from 'robot'"),
+        ("conversation", {"json": b'{"conversations": [{"from": "human", "value": [1]}]}'}, "is not a text but [1]"),
     ],
 )
 def test_broken_samples_say_why(form: str, members: dict[str, bytes], message: str) -> None:
@@ -175,7 +199,7 @@ def test_broken_samples_say_why(form: str, members: dict[str, bytes], message: s
 
 def test_several_images_come_in_the_order_of_their_numbers() -> None:
     rng = np.random.default_rng(0)
-    pictures = {f"{i}.jpg": jpeg(rng) for i in (10, 2, 0)}
-    record = {"conversations": [{"from": "human", "value": "<image><image><image>which?"}]}
+    pictures = {f"{i}.jpg": jpeg(rng) for i in (10, 2, 0, "\N{SUPERSCRIPT TWO}")}
+    record = {"conversations": [{"from": "human", "value": "<image>" * 4 + "which?"}]}
     chat = FORMATS["conversation"]({**pictures, "json": json.dumps(record).encode()}, "s", "k")
-    assert chat.images == (pictures["0.jpg"], pictures["2.jpg"], pictures["10.jpg"])
+    assert chat.images[1:] == (pictures["0.jpg"], pictures["2.jpg"], pictures["10.jpg"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -20,12 +21,17 @@ import torch
 from conftest import TINY, captions
 from safetensors.torch import load_file
 
+from data.loader import Loader, Samples
+from data.mixture import Chosen, Manifest, Shard
+from data.order import Order
 from data.shards import write_shards
+from data.store import Store
 from stages.run_folder import CheckpointError, RunFolder
 from stages.schedule import rate_factor
 from stages.stage import Stage
 from stages.train import main, starting_model, train
 from yivl import YiVL
+from yivl.encoder import Encoder
 from yivl.folder import read_model, write_model
 from yivl.settings import SettingsError, read
 
@@ -338,6 +344,23 @@ def test_headroom_trains_on_the_first_step_over_and_over(stage_file: Callable[..
     assert [entry["step"] for entry in same] == [entry["step"] for entry in usual]
     assert {entry["tokens"] for entry in same} == {usual[0]["tokens"]} != {entry["tokens"] for entry in usual}
     assert same[0]["loss"] == usual[0]["loss"] and same[1]["loss"] != usual[1]["loss"]
+
+
+def test_the_workers_of_a_loader_end_with_it(shards: Path, tiny: YiVL) -> None:
+    others = multiprocessing.active_children()
+    store = Store(shards)
+    names = [f"captions/{number:05d}.tar" for number in range(3)]
+    chosen = Chosen(
+        name="captions", format="caption", available=60, cap=None, taken=60,
+        shards=tuple(Shard(path=name, samples=20, taken=20, digest="") for name in names),
+    )  # fmt: skip
+    encoder = Encoder(tiny.tokenizer, patches=16, image_side=56)
+    samples = Samples(Order(Manifest(seed=0, sources=(chosen,)), 0), store, encoder)
+    steps = Loader(samples, global_batch=4, tokens_per_micro_batch=500, epochs=1, workers=2).steps()
+    next(steps)
+    assert len(multiprocessing.active_children()) == len(others) + 2
+    steps.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == others
 
 
 def test_the_stage_says_how_images_become_pixels(stage_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_what_follows_the_end_of_archive_is_found(shard: Path, tmp_path: Path) -
     assert validate(Job("s", shard, "caption")).samples == samples
 
 
-@pytest.mark.parametrize("state", ["missing", "stale", "other size", "not an index", "other keys"])
+@pytest.mark.parametrize("state", ["missing", "stale", "other size", "not an index", "damaged", "other keys"])
 def test_an_index_that_does_not_fit_is_told_of_and_the_samples_are_still_read(
     shard: Path, tmp_path: Path, state: str
 ) -> None:
@@ -135,12 +135,11 @@ def test_an_index_that_does_not_fit_is_told_of_and_the_samples_are_still_read(
         shutil.copy(index.index_path(other), beside)
     elif state == "not an index":
         beside.write_bytes(b"x" * 100)
-    else:
-
-        def rename(content: bytearray) -> bytearray:
-            return bytearray(content.replace(b"000000004", b"00000000X"))
-
-        damage(beside, rename)
+    elif state == "damaged":
+        damage(beside, lambda content: bytearray(content.replace(b"000000004", b"00000000X")))
+    else:  # of a shard of the same size
+        renamed = [{**one, "__key__": f"9{one['__key__'][1:]}"} for one in captions(SAMPLES, np.random.default_rng(0))]
+        shutil.copy(index.index_path(write_shards(tmp_path / "other", renamed)[0]), beside)
     report = validate(Job("source", shard, "caption"))
     assert (report.samples, report.good) == (SAMPLES, SAMPLES)
     assert [(one.key, one.kind) for one in report.broken] == [("", "index")]
@@ -149,6 +148,7 @@ def test_an_index_that_does_not_fit_is_told_of_and_the_samples_are_still_read(
         "stale": "older than its shard",
         "other size": "another content",
         "not an index": "can't be read as an index",
+        "damaged": "is damaged",
         "other keys": "differs from one made anew in names",
     }
     assert said[state] in report.broken[0].reason

@@ -2,7 +2,8 @@
 
     PIXELS["exact"]     the released preprocessing: Pillow decodes, pads and resizes
     PIXELS["fast"]      at most 2 grey levels from it in any pixel: torchvision decodes, torch resizes
-    PIXELS["scaled"]    less than half a grey level from it in the mean: large JPEGs are decoded at 1/2, 1/4 or 1/8
+    PIXELS["scaled"]    large JPEGs are decoded at 1/2, 1/4 or 1/8: on photos at 224 pixels and more less than half a
+                        grey level from it in the mean, on small print up to 3
 
 All three accept and refuse the same images with the same errors. `python -m data.benchmark` compares their speed.
 """
@@ -30,7 +31,8 @@ def fast_pixels(image: ImageSource, side: int) -> Pixels:
 def scaled_pixels(image: ImageSource, side: int) -> Pixels:
     """As `fast_pixels`, but a JPEG whose long side is at least 4, 8 or 16 times `side` is decoded at 1/2, 1/4 or 1/8.
 
-    At least twice `side` is left. On a photo, the mean difference from `images.to_pixels` is under 0.5 grey levels.
+    At least twice `side` is left. On photos, at 224 and more, the mean difference from `images.to_pixels` is under 0.5
+    grey levels; on black print it may reach 3.
     """
     return _square(_decoded(image, at_least=2 * side), side)
 

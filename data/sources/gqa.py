@@ -3,7 +3,7 @@
     RAW/train_balanced_questions.json                    or questions1.2/train_balanced_questions.json
     RAW/images/2354786.jpg …
 
-72,140 images, 943,000 questions. CC BY 4.0. https://cs.stanford.edu/people/dorarad/gqa/download.html
+72,140 images, 943,000 questions. CC BY 4.0 by others' copies of it. https://cs.stanford.edu/people/dorarad/gqa/download.html
 
 A sample is an image with its questions. The target is the short `answer`, not the `fullAnswer`.
 """

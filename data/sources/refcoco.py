@@ -86,7 +86,9 @@ def _records(name: str, refs: Path, instances: Path, folder: Path) -> Iterator[R
 def _plain(file: Path) -> list[Any]:
     try:
         with file.open("rb") as opened:
-            content = _PlainUnpickler(opened, encoding="utf-8").load()  # of Python 2, whose strings are bytes
+            content = _PlainUnpickler(
+                opened, encoding="utf-8", errors="replace"
+            ).load()  # of Python 2, whose strings are bytes
     except Exception as error:  # unpickling damaged bytes raises nearly anything
         raise BadRaw(f"{file}: not a pickle of lists, dicts, strings and numbers only: {error}") from error
     if not isinstance(content, list):

@@ -3,7 +3,7 @@
     RAW/Annotations/train.json                           or annotations/train.json
     RAW/train/VizWiz_train_00000000.jpg …
 
-20,523 images with a question each, 205,230 answers. CC BY 4.0. https://vizwiz.org/tasks-and-datasets/vqa/
+20,523 images with a question each, 205,230 answers. CC BY 4.0, as stated for captions of the same images. https://vizwiz.org/tasks-and-datasets/vqa/
 
 The target is the answer that most of the ten gave (`most_frequent`). Where the photo does not show what is asked, that
 is the word "unanswerable", and it is kept: a model that never saw it would invent an answer.
