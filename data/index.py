@@ -60,6 +60,14 @@ class Index:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    @property
+    def digest(self) -> str:
+        """Changes with the samples' keys, places and lengths."""
+        digest = hashlib.blake2b(digest_size=8)
+        for column in fields(Index):
+            digest.update(np.ascontiguousarray(getattr(self, column.name)).data)
+        return digest.hexdigest()
+
     def key(self, sample: int) -> str:
         """The key of one sample."""
         start = int(self.name_ends[sample - 1]) if sample else 0
@@ -74,7 +82,7 @@ class Header:
     tar_size: int
     """Bytes of the shard that it was made from."""
     digest: str
-    """Of the columns: changes with the samples' keys, places and lengths."""
+    """Of its index."""
 
 
 def index_path(shard: Path) -> Path:
@@ -141,7 +149,7 @@ def write(shard: Path) -> Path:
     target = index_path(shard)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     columns = {column.name: getattr(index, column.name) for column in fields(Index)}
-    metadata = {"version": _VERSION, "tar_size": str(shard.stat().st_size), "digest": _digest(index)}
+    metadata = {"version": _VERSION, "tar_size": str(shard.stat().st_size), "digest": index.digest}
     with temporary.open("wb") as file:
         file.write(safetensors.save(columns, metadata))
         file.flush()
@@ -182,16 +190,9 @@ def load(file: Path) -> Index:
         index = Index(**{column.name: columns[column.name] for column in fields(Index)})
     except (OSError, KeyError, SafetensorError) as error:
         raise BadIndex(f"{file} can't be read as an index ({type(error).__name__}: {error})") from error
-    if _digest(index) != stated.digest:
+    if index.digest != stated.digest:
         raise BadIndex(f"{file} is damaged: its columns are not those that were written")
     return index
-
-
-def _digest(index: Index) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for column in fields(Index):
-        digest.update(np.ascontiguousarray(getattr(index, column.name)).data)
-    return digest.hexdigest()
 
 
 def check(shard: Path) -> Header:

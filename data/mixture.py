@@ -211,11 +211,11 @@ def taken_samples(manifest: Manifest, source: Chosen, shard: Shard, of: index.In
     """int64 numbers, within the shard, of the samples that the manifest takes, ascending.
 
     Raises:
-        BadIndex: the shard does not hold what the manifest counted.
+        BadIndex: the shard does not hold the samples that the manifest counted.
     """
-    if len(of) != shard.samples:
+    if of.digest != shard.digest:
         raise index.BadIndex(
-            f"{shard.path} has {len(of)} samples; the run's manifest says {shard.samples}. The shard was changed after "
+            f"{shard.path} does not hold the {shard.samples} samples of the run's manifest: it was changed after "
             "the run began"
         )
     if shard.taken == shard.samples:

@@ -350,9 +350,13 @@ def test_the_workers_of_a_loader_end_with_it(shards: Path, tiny: YiVL) -> None:
     others = multiprocessing.active_children()
     store = Store(shards)
     names = [f"captions/{number:05d}.tar" for number in range(3)]
+    headers = store.headers("captions", names)
     chosen = Chosen(
         name="captions", format="caption", available=60, cap=None, taken=60,
-        shards=tuple(Shard(path=name, samples=20, taken=20, digest="") for name in names),
+        shards=tuple(
+            Shard(path=name, samples=20, taken=20, digest=header.digest)
+            for name, header in zip(names, headers, strict=True)
+        ),
     )  # fmt: skip
     encoder = Encoder(tiny.tokenizer, patches=16, image_side=56)
     samples = Samples(Order(Manifest(seed=0, sources=(chosen,)), 0), store, encoder)
