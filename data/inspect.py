@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         taken, encoder = samples.order.manifest.taken, samples.encoder
         out.parent.mkdir(parents=True, exist_ok=True)
         write_page(
-            out, title=f"{options.mixture.stem}: {taken:,} samples of {len(profiles)} sources",
+            out, title=f"{options.mixture.stem}: {taken:,} samples, sources: {len(profiles)}",
             about=f"Of each source up to {options.samples:,} of the samples taken were read and encoded as training "
             f"does it: images of {encoder.image_side} pixels that take {encoder.patches:,} tokens, at most "
             f"{encoder.max_length:,} tokens in all, seed {options.seed}.",

@@ -1,4 +1,4 @@
-"""The engine: forward, backward and the optimiser, for one process in plain torch.
+"""The engine: forward, backward and the optimiser, in plain torch; each process holds the whole model.
 
 Trained weights, gradients and moments are fp32; with bf16 the computation runs under autocast and frozen weights are
 stored in bf16. All supervised tokens of an optimiser step weigh the same, in whichever micro-batch they stand.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.packing import Batch
 from stages.parts import cast, parameter_groups, trained
+from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.model import YiVLForConditionalGeneration
 
@@ -26,19 +27,18 @@ class NonFinite(RuntimeError):
 
 
 class Engine:
-    """One process, plain torch.
-
-    Args:
-        model: its trainable parameters are those with `requires_grad`.
-        stage: rates, clipping, precision.
-        device: where to compute.
+    """Args:
+    model: its trainable parameters are those with `requires_grad`.
+    stage: rates, clipping, precision.
+    ranks: the processes of the run, whose gradients are added up before each step.
     """
 
-    def __init__(self, model: YiVLForConditionalGeneration, stage: Stage, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.device = ranks.device
         self.precision = torch.bfloat16 if stage.precision == "bf16" else torch.float32
         cast(model, self.precision)
-        self.model = model.to(device)  # type: ignore[arg-type]
+        self.model = model.to(self.device)  # type: ignore[arg-type]
         self.model.train()
         self.trained = trained(model)
         self.clip_norm = stage.clip_norm
@@ -76,11 +76,15 @@ class Engine:
         return total
 
     def step(self, factor: float) -> float:
-        """Clips, moves the weights by the peak rates times `factor`, clears; returns the gradient's norm.
+        """Adds up the processes' gradients, clips, moves the weights by the peak rates times `factor`, clears.
+
+        Returns:
+            The gradient's norm.
 
         Raises:
             NonFinite: the norm is not a number; the weights are as before.
         """
+        self.ranks.add_up([parameter.grad for parameter in self.trained.values() if parameter.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.clip_norm).item()
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient's norm is {norm}")

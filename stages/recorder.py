@@ -40,6 +40,22 @@ class Record:
     """The whole step, data included."""
 
 
+class Silent:
+    """Takes the place of the recorder in all processes but the first."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        pass
+
+    def quarantine(self, step: int, broken: Sequence[Broken]) -> None:
+        """Nothing."""
+
+    def record(self, record: Record, broken: Sequence[Broken]) -> None:
+        """Nothing."""
+
+
 class Recorder:
     """Writes records; a context manager, since files and the bar must be closed."""
 

@@ -2,6 +2,7 @@
 
     python -m stages.train configs/yi-vl-6b/stage1.yaml --plan      shows what it will do; trains nothing
     python -m stages.train configs/yi-vl-6b/stage1.yaml [key=value …]
+    torchrun --nproc-per-node 8 -m stages.train …                   on several GPUs, each holding the whole model
 
 A run that ended early, however, is continued by the same command, and ends as if it had never stopped.
 """
@@ -15,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import yaml
 
 from data.cache import Cache
@@ -28,7 +28,8 @@ from data.tar import BadTar
 from stages import parts
 from stages.engine import Engine, NonFinite
 from stages.plan import plan
-from stages.recorder import Recorder
+from stages.ranks import OtherProcessFailed, Ranks, joined
+from stages.recorder import Recorder, Silent
 from stages.run_folder import CheckpointError, RunFolder
 from stages.stage import Stage
 from stages.trainer import Interrupted, TooManyBroken, Trainer
@@ -43,14 +44,20 @@ from yivl.weights import fingerprint
 log = logging.getLogger("yivl")
 
 
-def train(stage: Stage) -> Path:
-    """Runs a stage to its end, from wherever it stands; returns the model folder."""
+def train(stage: Stage, ranks: Ranks | None = None) -> Path:
+    """Runs a stage to its end, from wherever it stands; returns the model folder.
+
+    Args:
+        stage: what to do.
+        ranks: the processes that do it together; by default this one alone.
+    """
+    ranks = ranks or Ranks()
     folder = RunFolder(Path(stage.run))
     store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))
     manifest = resolve(read(Mixture, stage.mixture), store, stage.seed)
-    folder.open(stage, manifest, starting_point(stage))
+    ranks.by_first(lambda: folder.open(stage, manifest, starting_point(stage)))
     if folder.finished:
-        folder.clear()
+        ranks.by_first(folder.clear)
         log.info("%s is done: %s", stage.name, folder.model)
         return folder.model
     log.info("samples\n%s", describe(manifest))
@@ -60,8 +67,7 @@ def train(stage: Stage) -> Path:
     table = parts.freeze_all_but(model, stage.learning_rate)
     log.info("parts\n%s", parts.describe(table))
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    engine = Engine(model, stage, device)
+    engine = Engine(model, stage, ranks)
     max_length = min(stage.max_length, stage.tokens_per_micro_batch)
     encoder = Encoder(
         tokenizer,
@@ -77,6 +83,8 @@ def train(stage: Stage) -> Path:
         global_batch=stage.global_batch,
         tokens_per_micro_batch=stage.tokens_per_micro_batch,
         epochs=stage.epochs,
+        rank=ranks.rank,
+        ranks=ranks.count,
         workers=stage.workers,
     )
     done = broken = 0
@@ -84,11 +92,11 @@ def train(stage: Stage) -> Path:
         engine.load_state(checkpoint.tensors())
         done, broken = checkpoint.step, checkpoint.broken
         log.info("continuing after step %d of %d", done, loader.total_steps)
-    folder.rewind(done)
-    with Recorder(folder, stage.name, done, loader.total_steps) as recorder:
-        Trainer(stage, engine, loader, folder, recorder).run(done, broken)
+    ranks.by_first(lambda: folder.rewind(done))
+    with Recorder(folder, stage.name, done, loader.total_steps) if ranks.first else Silent() as recorder:
+        Trainer(stage, ranks, engine, loader, folder, recorder).run(done, broken)
     parts.cast_all(model, engine.precision)
-    folder.finish(model, tokenizer)
+    ranks.by_first(lambda: folder.finish(model, tokenizer))
     log.info("%s: %s", stage.name, folder.model)
     return folder.model
 
@@ -155,8 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stage = read(Stage, options.stage, options.overrides)
         if options.plan:
             print(plan(stage, read(ModelSource, stage.model), read(Mixture, stage.mixture)))
-        else:
-            train(stage)
+            return 0
+        with joined() as ranks:
+            if not ranks.first:
+                log.setLevel(logging.WARNING)
+            train(stage, ranks)
+    except OtherProcessFailed:
+        return 1
     except Interrupted as ended:
         log.info("%s", ended)
         return 143

@@ -17,6 +17,7 @@ from data.packing import Batch, empty, micro_batches, pack, spread
 from data.store import Store
 from stages.engine import Engine, NonFinite
 from stages.parts import freeze_all_but
+from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl import YiVL
 from yivl.encoder import IGNORE, Encoder, Example
@@ -77,7 +78,7 @@ def engine_of(model: YiVL, stage_settings: dict[str, object] | None = None) -> E
         tokens_per_micro_batch=900, epochs=1, clip_norm=1.0, precision="fp32",
     )  # fmt: skip
     freeze_all_but(model.model, RATES)
-    return Engine(model.model, stage, torch.device("cpu"))
+    return Engine(model.model, stage, Ranks())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

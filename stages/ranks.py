@@ -1,0 +1,116 @@
+"""The processes of a run: which of them this is, and what they settle together.
+
+torchrun and deepspeed start a process for each GPU and say in the environment (RANK, WORLD_SIZE, LOCAL_RANK) which is
+which. With one process nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)
+"""Without a word from another process for so long, a run ends; the first step of a large model compiles and loads."""
+_BUCKET = 2**26
+"""Elements that are summed over processes at a time: 256 MiB of float32."""
+
+
+class OtherProcessFailed(RuntimeError):
+    """The first process could not do what this one waited for; it tells of it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Every method is called by all processes alike."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True for the process that writes logs and files that exist once."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """All processes' values, by rank."""
+        if self.count == 1:
+            return [value]
+        gathered: list[T | None] = [None] * self.count
+        distributed.all_gather_object(gathered, value)
+        return gathered  # type: ignore[return-value]
+
+    def by_first(self, action: Callable[[], object]) -> None:
+        """Lets the first process do something while the others wait.
+
+        Raises:
+            Exception: what the action raised, on the first process.
+            OtherProcessFailed: the same for the others.
+        """
+        error: Exception | None = None
+        if self.first:
+            try:
+                action()
+            except Exception as raised:
+                error = raised
+        told = self.gather(str(error) if error else None)[0]
+        if error:
+            try:
+                raise error
+            finally:
+                del error  # or it would hold this frame, which holds it, and with them what the action locked
+        if told is not None:
+            raise OtherProcessFailed(told)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces float32 tensors, of equal shapes everywhere, by their sums over all processes."""
+        if self.count == 1:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            distributed.all_reduce(flat)
+            for tensor, summed in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                tensor.copy_(summed.view_as(tensor))
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: its GPU, or the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(t.numel() for t in bucket) + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Ranks]:
+    """Joins the other processes of a run, if there are any, for as long as the block lasts."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    ranks = Ranks(int(os.environ["RANK"]), count)
+    if ranks.device.type == "cuda":
+        torch.cuda.set_device(ranks.device)
+    distributed.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield ranks
+        distributed.barrier()  # a process that leaves first would end the others' last exchange
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,138 @@
+"""Several processes make the run that one makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import captions
+from safetensors.torch import load_file
+
+from data.shards import write_shards
+from stages.stage import Stage
+from stages.train import train
+from yivl.settings import read
+
+ROOT = Path(__file__).resolve().parent.parent
+ALL = {"vision": 1e-3, "projector": 1e-3, "language": 1e-3}
+
+
+def launch(ranks: int, stage: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0",
+         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "stages.train", str(stage), *overrides],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert len(log(found)) == len(log(expected)) > 0
+    for a, b in zip(log(found), log(expected), strict=True):
+        assert [a[k] for k in ("step", "samples", "tokens", "supervised", "images", "dropped_turns")] == [
+            b[k] for k in ("step", "samples", "tokens", "supervised", "images", "dropped_turns")
+        ]
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (found, expected))
+    for name, tensor in theirs.items():
+        assert torch.allclose(ours[name], tensor, rtol=0, atol=2e-4), name  # Adam turns tiny gradients into whole steps
+
+
+@pytest.mark.parametrize(("ranks", "tokens"), [(2, 1024), (4, 400)])
+def test_losses_and_weights_are_those_of_one_process(
+    stage_file: Callable[..., Path], tmp_path: Path, ranks: int, tokens: int
+) -> None:
+    """With 7 samples a step, some of text alone, and rows so short that ranks differ in how many they have."""
+    stage = stage_file(global_batch=7, learning_rate=ALL, tokens_per_micro_batch=1024, max_length=400)
+    train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
+    process = launch(ranks, stage, f"run={tmp_path / 'many'}", f"tokens_per_micro_batch={tokens}")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert said.count("samples\nsource") == 1  # one process tells
+    assert_same_run(tmp_path / "many", tmp_path / "one")
+
+
+def test_a_killed_run_goes_on_with_another_number_of_processes(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    stage = stage_file(epochs=2, learning_rate=ALL, save_every=3)
+    train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
+    run = tmp_path / "many"
+    process = launch(4, stage, f"run={run}")
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not ((run / "log.jsonl").exists() and len(log_lines(run)) >= 7):
+        time.sleep(0.01)
+    for pid in processes_of(run):  # torchrun gives each a session of its own
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert 7 <= len(log_lines(run)) < 18
+    _, said = (resumed := launch(2, stage, f"run={run}")).communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert_same_run(run, tmp_path / "one")
+
+
+def processes_of(run: Path) -> list[int]:
+    """Those that have the run in their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(run).encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def log_lines(run: Path) -> list[str]:
+    return (run / "log.jsonl").read_text().splitlines()
+
+
+def test_broken_samples_and_what_one_process_meets_are_told_by_all(
+    stage_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    samples = captions(60, np.random.default_rng(3))
+    for number in (7, 30):
+        samples[number]["jpg"] = b"not an image"
+    write_shards(tmp_path / "broken" / "captions", samples, per_shard=20)
+    stage = stage_file(data=str(tmp_path / "broken"), broken_limit=0.2)
+    (tmp_path / "mixture.yaml").write_text(json.dumps({"catalogue": "sources.yaml", "sources": {"captions": {}}}))
+    train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
+    process = launch(3, stage, f"run={tmp_path / 'many'}")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    one, many = ((tmp_path / run / "quarantine.jsonl").read_text() for run in ("one", "many"))
+    assert one == many and one.count("not a readable image") >= 2
+    assert_same_run(tmp_path / "many", tmp_path / "one")
+
+    stopped = launch(2, stage, f"run={tmp_path / 'strict'}", "broken_limit=0.001", "epochs=3")
+    _, said = stopped.communicate(timeout=120)
+    assert stopped.returncode != 0
+    assert "more than broken_limit 0.001 allows" in said
+
+
+def test_a_request_to_end_saves_and_the_run_goes_on(stage_file: Callable[..., Path], tmp_path: Path) -> None:
+    stage = stage_file(epochs=6, save_every=1000)
+    run = tmp_path / "run"
+    process = launch(2, stage)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not ((run / "log.jsonl").exists() and len(log_lines(run)) >= 3):
+        time.sleep(0.01)
+    process.terminate()  # torchrun hands it on
+    _, said = process.communicate(timeout=60)
+    assert "the same command continues from there" in said
+    done = len(log_lines(run))
+    assert 3 <= done < 54
+    train(read(Stage, stage))
+    assert [entry["step"] for entry in log(run)] == list(range(1, 55))
