@@ -17,13 +17,11 @@ import argparse
 import io
 import json
 import logging
-import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +36,7 @@ import transformers
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
-from data.benchmark_loading import Beginning, beginning, beginning_table, loading_rates, loading_table
+from data.benchmark_loading import beginning, beginning_table, loading_rates, loading_table
 from yivl.fast_images import PIXELS
 from yivl.images import ToPixels, open_image
 
@@ -228,12 +226,6 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def apart(measure: Callable[[], Beginning]) -> Beginning:
-    """Measures in a fresh process, whose memory nothing else has swelled."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure).result()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints, and writes the same numbers as JSON where asked to."""
     parser = argparse.ArgumentParser(prog="python -m data.benchmark", description=__doc__.split("\n")[0])
@@ -248,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     try:
         photos = read_photos(options.photos) if options.photos else made_photos()
-        begins = apart(beginning)
+        begins = beginning()
         print("\nThe beginning of a run, from indexes alone:\n")
         print(beginning_table(begins))
         images = image_rates(photos, options.sides, options.rounds)

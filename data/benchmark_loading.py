@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,31 +121,36 @@ def beginning() -> Beginning:
             os.link(first, shard)
             os.link(index.index_path(first), index.index_path(shard))
 
-    cap = _SHARDS * _SHARD_PAIRS // 2
-    with _mixture(write, cap) as (store, mixture):
-        before = _peak()
-        start = time.perf_counter()
-        manifest = resolve(mixture, store, 0)
-        resolved = time.perf_counter() - start
+    fresh = multiprocessing.get_context("spawn")  # a process whose memory nothing else has swelled
+    with (
+        _mixture(write, cap=_SHARDS * _SHARD_PAIRS // 2) as (store, _),
+        ProcessPoolExecutor(1, mp_context=fresh) as process,
+    ):
+        return process.submit(_begin, store.folder).result()
 
-        start = time.perf_counter()
-        order = Order(manifest, 0)
-        encoder = Encoder(_tokenizer(_WORDS), patches=256, image_side=224)
-        loader = Loader(
-            Samples(order, store, encoder), global_batch=4096, tokens_per_micro_batch=8192, epochs=1, ranks=8
-        )
-        loader.tasks(0)
-        first = time.perf_counter() - start
 
-        draw, slowest = random.Random(0), 0.0
-        for _ in range(20):
-            start = time.perf_counter()
-            Order(manifest, 0).places(draw.randrange(manifest.taken), 1)
-            slowest = max(slowest, time.perf_counter() - start)
-        return Beginning(
-            shards=_SHARDS, pairs=_SHARDS * _SHARD_PAIRS, cap=cap, resolve_seconds=resolved, first_step_seconds=first,
-            position_seconds=slowest, megabytes=(_peak() - before) / 1e6,
-        )  # fmt: skip
+def _begin(folder: Path) -> Beginning:
+    before = _peak()
+    start = time.perf_counter()
+    manifest = resolve(read(Mixture, folder / "mixture.yaml"), Store(folder), 0)
+    resolved = time.perf_counter() - start
+
+    start = time.perf_counter()
+    encoder = Encoder(_tokenizer(_WORDS), patches=256, image_side=224)
+    samples = Samples(Order(manifest, 0), Store(folder), encoder)
+    Loader(samples, global_batch=4096, tokens_per_micro_batch=8192, epochs=1, ranks=8).tasks(0)
+    first = time.perf_counter() - start
+
+    draw, slowest = random.Random(0), 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        Order(manifest, 0).places(draw.randrange(manifest.taken), 1)
+        slowest = max(slowest, time.perf_counter() - start)
+    (chosen,) = manifest.sources
+    return Beginning(
+        shards=len(chosen.shards), pairs=chosen.available, cap=chosen.taken, resolve_seconds=resolved,
+        first_step_seconds=first, position_seconds=slowest, megabytes=(_peak() - before) / 1e6,
+    )  # fmt: skip
 
 
 def loading_table(lines: Sequence[LoadingRate]) -> str:
