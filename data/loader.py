@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
 from typing import Any, BinaryIO, NamedTuple
@@ -225,7 +225,7 @@ class Loader:
                 f"of {global_batch}"
             )
 
-    def steps(self, start: int = 0) -> Iterator[Step]:
+    def steps(self, start: int = 0) -> Generator[Step, None, None]:
         """The steps from `start` on, as many as there are."""
         shares: dict[int, list[Task]] = {}  # of the steps in hand
 
@@ -286,7 +286,7 @@ class Loader:
 class HeadroomLoader(Loader):
     """Gives the samples of its first step as every step: loading costs nothing, so the run shows what data costs."""
 
-    def steps(self, start: int = 0) -> Iterator[Step]:
+    def steps(self, start: int = 0) -> Generator[Step, None, None]:
         """As many steps as `Loader` gives, all with the same batches."""
         if start >= self.total_steps:
             return

@@ -102,7 +102,7 @@ def prepare(
     head = {"source": name, "raw": str(raw.resolve()), "settings": chosen, "per_shard": per_shard}
     with Journal(out, head) as journal:
         if hasattr(module, "shards"):
-            return _link(module.shards(raw), raw, out, workers)
+            return _link(module.shards(raw), raw, journal, workers)
         for left in out.glob(".[0-9]*.tar.*"):
             left.unlink(missing_ok=True)  # by workers that were killed
         whole = journal.complete and all(journal.has(one.shard, one.stamp) for one in journal.reports.values())
@@ -156,12 +156,17 @@ def _run(jobs: Iterable[Job], journal: Journal, out: Path, workers: int) -> None
             raise
 
 
-def _link(shards: Sequence[Path], raw: Path, out: Path, workers: int) -> list[Report]:
-    """Links shards into `out` and indexes them there; one that is damaged is left out. What is linked and indexed
-    already is only looked at, so shards may be added from time to time."""
+def _link(shards: Sequence[Path], raw: Path, journal: Journal, workers: int) -> list[Report]:
+    """Links shards into the journal's folder and indexes them there; one that is damaged is left out. What is linked
+    and indexed already is only looked at, so shards may be added from time to time; what is new is written down."""
+    reports = []
     with ProcessPoolExecutor(workers, initializer=_begin) as pool:
-        linked = pool.map(partial(_link_one, raw=raw, out=out), enumerate(shards))
-        return list(tqdm(linked, total=len(shards), unit=" shards"))
+        linked = pool.map(partial(_link_one, raw=raw, out=journal.out), enumerate(shards))
+        for report in tqdm(linked, total=len(shards), unit=" shards"):
+            if journal.reports.get(report.shard) != report:
+                journal.add(report)
+            reports.append(report)
+    return reports
 
 
 def _link_one(numbered: tuple[int, Path], raw: Path, out: Path) -> Report:
@@ -178,6 +183,7 @@ def _link_one(numbered: tuple[int, Path], raw: Path, out: Path) -> Report:
             samples = index.header(index.write(link)).samples
         except BadTar as error:
             link.unlink()
+            index.index_path(link).unlink(missing_ok=True)
             samples, skipped = 0, ((shard.name, "shard can't be indexed", str(error)),)
     return Report(shard=number, stamp=str(shard), read=samples, written=samples, skipped=skipped)
 

@@ -56,9 +56,9 @@ class Trainer:
             BrokenSource: of a source, many samples in a row are unreadable.
         """
         restore = self._listen()
+        steps = self.loader.steps(start)
         try:
             clock = time.perf_counter()
-            steps = self.loader.steps(start)
             for number in range(start, self.loader.total_steps):
                 step = self._next(steps)
                 waited = time.perf_counter() - clock
@@ -78,6 +78,7 @@ class Trainer:
             self.recorder.quarantine(self.loader.total_steps, error.broken)
             raise
         finally:
+            steps.close()  # ends the workers, whatever happened
             restore()
 
     def _next(self, steps: Iterator[Step]) -> Step:

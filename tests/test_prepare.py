@@ -224,6 +224,8 @@ def test_laion_is_used_in_place_and_a_damaged_tar_left_out(tmp_path: Path, capsy
     assert [key for key, _ in samples(tmp_path / "out")] == [f"{n:09d}" for n in range(25) if n // 10 != 1]
     assert (tmp_path / "out" / "part0-00002.tar").resolve() == made[2].resolve()
     assert "skipped: shard can't be indexed" in capsys.readouterr().out
+    assert "part0/00001.tar" in (tmp_path / "out" / journal.JOURNAL).read_text()
+    assert not list((tmp_path / "out").glob("*00001*"))
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.index")}
     assert main(["laion400m", str(tmp_path / "raw"), str(tmp_path / "out")]) == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.index")} == before

@@ -363,7 +363,7 @@ def test_the_workers_of_a_loader_end_with_it(shards: Path, tiny: YiVL) -> None:
     steps = Loader(samples, global_batch=4, tokens_per_micro_batch=500, epochs=1, workers=2).steps()
     next(steps)
     assert len(multiprocessing.active_children()) == len(others) + 2
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert multiprocessing.active_children() == others
 
 
