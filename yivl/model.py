@@ -7,6 +7,7 @@ only) and generation (padded rows with an attention mask and a cache).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,13 +17,21 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from yivl.attention import ATTENTION
 from yivl.configuration import YiVLConfig
-from yivl.encoder import IGNORE, IMAGE_ID
-from yivl.loss import loss_sum
+from yivl.encoder import IMAGE_ID
+from yivl.loss import SupervisedHead, supervised_loss
 from yivl.projector import projector
 from yivl.vision import Vision
 
 PARTS = ("vision", "projector", "language")
 """The parts that a stage trains or freezes."""
+
+
+@dataclass
+class YiVLOutput(CausalLMOutputWithPast):
+    """transformers' output of a language model, with the loss taken apart."""
+
+    token_losses: Tensor | None = None
+    """float32 [supervised tokens], without a gradient: each one's loss, row by row."""
 
 
 class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -43,6 +52,7 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision = Vision(config.vision_config)
         self.projector = projector(config.vision_config["width"], config.text_config.hidden_size)
         self.language = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=ATTENTION)
+        self.language.set_output_embeddings(SupervisedHead(self.language.get_output_embeddings()))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
@@ -79,12 +89,14 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens: Tensor = self.projector(features)
         return tokens
 
-    def embed(self, input_ids: Tensor, pixels: Tensor | None) -> Tensor:
+    def embed(self, input_ids: Tensor, pixels: Tensor | None, always: bool = False) -> Tensor:
         """Token embeddings with the image tokens put in.
 
         Args:
             input_ids: int64 [B, T], `IMAGE_ID` once per patch.
             pixels: [N, 3, S, S] in reading order, or None.
+            always: run the vision part also where there is no image: so all processes of a run make the same
+                collective calls.
 
         Returns:
             [B, T, H].
@@ -104,7 +116,7 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if pixels is not None and images:
             tokens = self.image_tokens(pixels).to(embeddings.dtype)
             return embeddings.masked_scatter(is_image.unsqueeze(-1), tokens)
-        if self.training:  # every rank makes the same collective calls, also for a batch of text alone
+        if always:
             blank = torch.zeros(1, 3, self.vision.side, self.vision.side, dtype=torch.uint8, device=input_ids.device)
             return embeddings + 0 * self.image_tokens(blank).sum().to(embeddings.dtype)
         return embeddings
@@ -123,7 +135,7 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         num_items_in_batch: int | Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> YiVLOutput:
         """Logits, or the loss where labels are given (then the logits are not formed).
 
         Args:
@@ -142,14 +154,17 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs: passed on to the language model.
 
         Returns:
-            With `loss` (float32 scalar) when labels are given, `logits` [B, T, vocabulary] otherwise.
+            With `loss` (float32 scalar) and `token_losses` when labels are given, `logits` [B, T, vocabulary]
+            otherwise.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, pixel_values)
+            inputs_embeds = self.embed(input_ids, pixel_values, always=self.training or labels is not None)
+        offsets = None
         if bounds is not None:
+            offsets = torch.tensor(bounds, dtype=torch.int32, device=inputs_embeds.device)
             # a 4-D mask is handed through as it is; `attention` goes by the bounds and never looks at it
             attention_mask, use_cache = inputs_embeds.new_empty(1, 1, 0, 0), False
         outputs = self.language.model(
@@ -159,15 +174,17 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache if labels is None else False,
             bounds=bounds,
+            offsets=offsets,
             **kwargs,
         )
         hidden: Tensor = outputs.last_hidden_state
         head = self.get_output_embeddings()
         if labels is not None:
-            items = (labels[:, 1:] != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
-            return CausalLMOutputWithPast(loss=loss_sum(hidden, labels, head) / items)
+            total, token_losses = supervised_loss(hidden, labels, head)
+            items = len(token_losses) if num_items_in_batch is None else num_items_in_batch
+            return YiVLOutput(loss=total / items, token_losses=token_losses)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return CausalLMOutputWithPast(
+        return YiVLOutput(
             logits=head(hidden[:, kept]),
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
