@@ -30,7 +30,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,eval,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,dev]'
 	touch $@
 
 clean:

@@ -7,8 +7,6 @@ is an element of its own whose text is exactly the token's: a `u` (underlined, b
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,42 +19,14 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from data.loader import Samples, Task
+from yivl import page
 from yivl.encoder import IGNORE, IMAGE_ID, Example
 
 Array = np.ndarray[Any, Any]
-PICTURE = 448
-"""Largest side of a picture, in pixels."""
-
 _STYLE: Final = """
-:root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1b1f27; --soft: #596273; --line: #dde1e8;
-  --accent: #14713c; --learned: #d9f2e2; --tick: #b9c1ce; --image: #e3ecfb; }
-@media (prefers-color-scheme: dark) { :root { --ground: #12151a; --card: #1b1f27; --ink: #e8ebf0; --soft: #a3adbd;
-  --line: #343b47; --accent: #6fd396; --learned: #173a27; --tick: #4a5362; --image: #24344f; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei",
-  "Noto Sans CJK SC", sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 40px 16px 64px; }
-h1 { margin: 0; font-size: 1.75rem; line-height: 1.25; letter-spacing: -.01em; overflow-wrap: anywhere; }
-h2 { margin: 44px 0 4px; font-size: 1.2rem; overflow-wrap: anywhere; }
-h3 { margin: 0; font-size: 1rem; overflow-wrap: anywhere; }
-p { max-width: 46rem; margin: 0 0 14px; color: var(--soft); text-wrap: pretty; }
-h1 + p { margin-top: 8px; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 8px 12px; border-top: 1px solid var(--line); text-align: right; white-space: nowrap; }
-thead > tr > * { border-top: 0; }
-thead th { color: var(--soft); font-size: .875rem; font-weight: 500; }
-tbody th { font-weight: 500; }
-th:first-child { position: sticky; left: 0; background: var(--card); text-align: left; }
-.figures tbody tr:last-child > * { font-weight: 650; }
-.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.words th { text-align: left; }
-.words td:nth-child(n + 3) { min-width: 15rem; }
-@media (max-width: 600px) { th, td { padding: 6px 8px; } th:first-child { min-width: 6rem; max-width: 8rem;
-  white-space: normal; overflow-wrap: anywhere; } }
-.box, article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.box { overflow-x: auto; }
-article { display: grid; gap: 8px 16px; margin-bottom: 14px; padding: 16px; }
+:root { --accent: light-dark(#14713c, #6fd396); --learned: light-dark(#d9f2e2, #173a27);
+  --tick: light-dark(#b9c1ce, #4a5362); --image: light-dark(#e3ecfb, #24344f); }
+article { display: grid; gap: 8px 16px; margin-bottom: 14px; }
 article header { grid-column: 1 / -1; }
 article header p { margin: 0; font-size: .875rem; overflow-wrap: anywhere; }
 .pictures { display: flex; flex-wrap: wrap; gap: 8px; align-content: start; }
@@ -159,11 +129,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def _jpeg(pixels: Array) -> bytes:
     """uint8 [3, S, S] as a JPEG file."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    picture.thumbnail((PICTURE, PICTURE))
-    with io.BytesIO() as file:
-        picture.save(file, "JPEG", quality=88)
-        return file.getvalue()
+    return page.jpeg(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
 
 
 def write_page(
@@ -177,42 +143,24 @@ def write_page(
             "at one tells its id. <i></i> is a line break, <span class=part></span> a part of a character that the "
             "next tokens complete. Pictures are the squares that the model sees.</p>"
         )
-    for source, shown in samples.items():
-        if shown:
-            parts.append(f"<h2>{escape(source)}</h2>\n" + "".join(map(_card, shown)))
-    path.write_text(
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        "<body>\n<main>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n",
-        encoding="utf-8",
-    )
+    parts += [page.section(source, "", *map(_card, shown)) for source, shown in samples.items() if shown]
+    page.write_page(path, title, parts, style=_STYLE)
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.head)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>\n"
-        for first, *cells in table.rows
-    )
-    return (
-        f"<h2>{escape(table.title)}</h2>\n<p>{escape(table.about)}</p>\n"
-        f'<div class="box" role="region" aria-label="{escape(table.title)}" tabindex="0">'
-        f'<table class="{"words" if table.words else "figures"}">\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div>"
-    )
+    rows = [page.text_row(*cells) for cells in table.rows]
+    kind = "words" if table.words else "figures"
+    return page.section(table.title, table.about, page.table(table.title, table.head, rows, kind))
 
 
 def _card(shown: Shown) -> str:
     images = "".join(
-        f'<img src="data:image/jpeg;base64,{base64.b64encode(picture).decode("ascii")}" width="224" height="224" '
-        f'alt="Image {number} of {escape(shown.key)}">'
-        for number, picture in enumerate(shown.pictures, 1)
+        page.picture(data, f"Image {number} of {shown.key}", 224) for number, data in enumerate(shown.pictures, 1)
     )
     return (
         f"<article{' class=seen' if images else ''}><header><h3>{escape(shown.key)}</h3><p>{escape(shown.note)}</p>"
         + ("</header>" if not images else f'</header><div class="pictures">{images}</div>')
-        + f'<p class="tokens" tabindex="0">{"".join(map(_token, shown.tokens))}</p></article>\n'
+        + f'<p class="tokens" tabindex="0">{"".join(map(_token, shown.tokens))}</p></article>'
     )
 
 

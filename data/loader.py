@@ -261,6 +261,15 @@ class Loader:
             share = spread([self.samples.length(place) for place in places], self.ranks)[self.rank]
         return [Task(first + sample, places[sample]) for sample in share]
 
+    def describe(self, number: int) -> str:
+        """Tells which samples this rank loads for a step."""
+        sources = self.samples.order.manifest.sources
+        named = [
+            f"{sources[place.source].name}/{sources[place.source].shards[place.shard].path} #{place.sample}"
+            for _, place in self.tasks(number)
+        ]
+        return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+
     def _fetch_ahead(self, number: int) -> None:
         if self._prefetcher is None:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,6 +38,12 @@ class Batch:
     def supervised(self) -> int:
         """Supervised tokens."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def supervised_each(self) -> list[int]:
+        """Supervised tokens of each sample."""
+        supervised = self.labels != IGNORE
+        return [int(supervised[start:end].sum()) for start, end in pairwise(self.bounds)]
 
     @property
     def tokens(self) -> int:

@@ -1,125 +1,192 @@
-"""The engine: forward, backward and the optimiser, in plain torch; each process holds the whole model.
+"""The engine: forward, backward and the optimiser. Here is what all engines share.
 
-Trained weights, gradients and moments are fp32; with bf16 the computation runs under autocast and frozen weights are
-stored in bf16. All supervised tokens of an optimiser step weigh the same, in whichever micro-batch they stand.
+All supervised tokens of an optimiser step weigh the same, in whichever micro-batch or process they stand. What a resume
+needs leaves an engine, and enters it, as whole tensors: so a run goes on with another engine or number of processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.packing import Batch
-from stages.parts import cast, parameter_groups, trained
+from stages.clock import Clock
+from stages.copies import on_device
+from stages.parts import trained
 from stages.ranks import Ranks
 from stages.stage import Stage
-from yivl.model import YiVLForConditionalGeneration
+from yivl.model import YiVLForConditionalGeneration, YiVLOutput
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+WEIGHT = "weight"
+KINDS = (WEIGHT, "exp_avg", "exp_avg_sq")
+"""What is kept of each trained parameter, in fp32: itself, and AdamW's moments."""
+_UPDATES = "updates"
+"""Key in the state: how often the optimiser moved the weights, which AdamW's bias correction goes by."""
 
 
-class NonFinite(RuntimeError):
-    """A loss or gradient that is not a number; raised before the optimiser moves anything."""
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What forward and backward over micro-batches gave."""
+
+    token_losses: tuple[Tensor, ...]
+    """For each micro-batch float32 [supervised tokens] in reading order, on the CPU."""
+    seconds: Mapping[str, float]
+    """Spent in `copy`, `forward` and `backward`."""
 
 
-class Engine:
-    """Args:
-    model: its trainable parameters are those with `requires_grad`.
-    stage: rates, clipping, precision.
-    ranks: the processes of the run, whose gradients are added up before each step.
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What the optimiser did."""
+
+    norm: float
+    """Of the gradient, before clipping; infinite or NaN if it is not a number."""
+    applied: bool
+    """False: the weights are as before."""
+    seconds: float
+
+
+class Engine(ABC):
+    """A model in training.
+
+    Args:
+        model: its trainable parameters are those with `requires_grad`.
+        stage: rates, clipping, precision.
+        ranks: the processes of the run.
     """
 
     def __init__(self, model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> None:
+        self.model = model
+        self.model.train()
+        self._module: nn.Module = model
         self.ranks = ranks
         self.device = ranks.device
         self.precision = torch.bfloat16 if stage.precision == "bf16" else torch.float32
-        cast(model, self.precision)
-        self.model = model.to(self.device)  # type: ignore[arg-type]
-        self.model.train()
         self.trained = trained(model)
-        self.clip_norm = stage.clip_norm
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, stage.learning_rate, stage.weight_decay),
-            betas=(stage.betas[0], stage.betas[1]),
-            fused=True,
-        )
+        self.updates = 0
+        self.on_phase: Callable[[str, Sequence[str]], None] = lambda phase, keys: None
+        """Told what begins (forward, backward, optimiser), and the keys of its samples."""
 
-    def backward(self, batches: Sequence[Batch], supervised: int) -> float:
+    def backward(self, batches: Sequence[Batch], supervised: int) -> Passed:
         """Adds the gradient of (sum of token losses / supervised tokens of the step) of these micro-batches.
 
-        Returns:
-            The part of that loss that these micro-batches make.
-
-        Raises:
-            NonFinite: a loss is not a number; names the samples.
+        Losses that are not a number are returned as they are: the trainer judges them before the optimiser moves.
         """
-        total = 0.0
-        for batch in batches:
-            with self._autocast():
-                loss: Tensor = self.model(
-                    input_ids=batch.input_ids.to(self.device)[None],
-                    pixel_values=batch.pixels.to(self.device),
-                    position_ids=batch.position_ids.to(self.device)[None],
-                    labels=batch.labels.to(self.device)[None],
-                    bounds=batch.bounds,
-                    num_items_in_batch=supervised,
-                ).loss
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFinite(f"the loss is {value} on {', '.join(batch.keys)}")
-            loss.backward()
-            total += value
-        return total
+        clock = Clock(self.device)
+        token_losses = []
+        for batch in on_device(batches, self.device, clock):
+            self.on_phase("forward", batch.keys)
+            with clock.lap("forward"):
+                output = self._forward(batch, supervised)
+            token_losses.append(_present(output.token_losses))
+            self.on_phase("backward", batch.keys)
+            with clock.lap("backward"):
+                self._backward(_present(output.loss))
+        return Passed(tuple(losses.cpu() for losses in token_losses), clock.seconds())
 
-    def step(self, factor: float) -> float:
-        """Adds up the processes' gradients, clips, moves the weights by the peak rates times `factor`, clears.
+    def step(self, factor: float, allowed: Callable[[float], bool]) -> Update:
+        """Sums the gradients over processes, clips, moves the weights by the peak rates times `factor`, clears.
 
-        Returns:
-            The gradient's norm.
-
-        Raises:
-            NonFinite: the norm is not a number; the weights are as before.
+        Args:
+            factor: of the schedule.
+            allowed: told the gradient's norm; where it says no, or the norm is not a number, nothing moves.
         """
-        self.ranks.add_up([parameter.grad for parameter in self.trained.values() if parameter.grad is not None])
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), self.clip_norm).item()
-        if not math.isfinite(norm):
-            raise NonFinite(f"the gradient's norm is {norm}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        self.on_phase("optimiser", ())
+        clock = Clock(self.device)
+        with clock.lap("optimiser"):
+            norm, applied = self._step(factor, lambda norm: math.isfinite(norm) and allowed(norm))
+        self.updates += applied
+        return Update(norm, applied, clock.seconds()["optimiser"])
 
-    def state(self) -> dict[str, Tensor]:
-        """What a resume needs: trained weights and their moments."""
-        tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.trained.items()}
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Without learning from it: float32 [supervised tokens] on the CPU. All processes call it equally often."""
+        self.on_phase("held-out samples", batch.keys)
+        with self.generating():
+            on_it = next(on_device([batch], self.device, Clock(self.device)))
+            return _present(self._forward(on_it, 1).token_losses).cpu()
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[YiVLForConditionalGeneration]:
+        """The model ready for `generate`, which all processes must call with the same inputs."""
+        self.model.train(False)
+        try:
+            with torch.no_grad(), self._precision():
+                yield self.model
+        finally:
+            self.model.train()
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """What a resume needs, tensor by tensor: trained weights and moments, whole, in fp32; the number of updates.
+        All processes take it to its end together."""
+        yield _UPDATES, torch.tensor(self.updates)
         for name, parameter in self.trained.items():
-            moments = self.optimizer.state.get(parameter, {})
-            tensors |= {f"{kind}/{name}": moments[kind] for kind in (*_MOMENTS, "step") if kind in moments}
-        return tensors
+            for kind in KINDS:
+                yield f"{kind}/{name}", self._whole(parameter, kind)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave.
+        """Puts back what `state` gave, to an engine of whatever kind.
 
         Raises:
             ValueError: it is the state of other parameters.
         """
-        expected = {f"weight/{name}" for name in self.trained}
-        found = {name for name in tensors if name.startswith("weight/")}
+        expected = {f"{WEIGHT}/{name}" for name in self.trained}
+        found = {name for name in tensors if name.startswith(f"{WEIGHT}/")}
         if expected != found:
             raise ValueError(f"the checkpoint trains other parameters: {sorted(expected ^ found)[:5]}")
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(tensors[f"weight/{name}"])
-                if f"step/{name}" in tensors:
-                    kinds = {kind: tensors[f"{kind}/{name}"].to(self.device) for kind in (*_MOMENTS, "step")}
-                    self.optimizer.state[parameter] = kinds
+                for kind in KINDS:
+                    self._put(parameter, kind, tensors[f"{kind}/{name}"])
+        self.updates = int(tensors[_UPDATES])
+        self._loaded()
 
-    @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            yield
+    def _forward(self, batch: Batch, supervised: int) -> YiVLOutput:
+        with self._precision():
+            output: YiVLOutput = self._module(
+                input_ids=batch.input_ids[None],
+                pixel_values=batch.pixels,
+                position_ids=batch.position_ids[None],
+                labels=batch.labels[None],
+                bounds=batch.bounds,
+                num_items_in_batch=supervised,
+            )
+        return output
+
+    @abstractmethod
+    def finished(self) -> YiVLForConditionalGeneration:
+        """The trained model on the CPU, in the stage's precision, for writing; the engine is of no use afterwards. All
+        processes call it; only the first is given the weights."""
+
+    @abstractmethod
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """In what the model computes."""
+
+    @abstractmethod
+    def _backward(self, loss: Tensor) -> None:
+        """Adds the gradient."""
+
+    @abstractmethod
+    def _step(self, factor: float, allowed: Callable[[float], bool]) -> tuple[float, bool]:
+        """The gradient's norm, and whether the weights were moved."""
+
+    @abstractmethod
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """One of `KINDS` of a trained parameter, fp32, on the CPU or the device."""
+
+    @abstractmethod
+    def _put(self, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+        """Sets what `_whole` gives."""
+
+    @abstractmethod
+    def _loaded(self) -> None:
+        """Called after all is put back, with `updates` set."""
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None  # labels were given
+    return tensor

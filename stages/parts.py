@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from yivl.adapters import adapter_parameters
 from yivl.model import YiVLForConditionalGeneration
 
 
@@ -21,18 +23,24 @@ class Part:
 
 
 def freeze_all_but(model: YiVLForConditionalGeneration, rates: dict[str, float]) -> list[Part]:
-    """Makes exactly the parts with a rate trainable, in fp32; returns the table."""
+    """Makes exactly the parts with a rate trainable, and of an adapted language part the adapter alone.
+
+    Returns:
+        The table.
+    """
     model.requires_grad_(False)
     table = []
     counted = 0
+    trainable = _trainable(model)
     for name, parameters in model.part_parameters().items():
-        for parameter in parameters.values():
+        for parameter in trainable[name].values():
             parameter.requires_grad_(name in rates)
-        size = sum(parameter.numel() for parameter in parameters.values())
-        counted += size
-        table.append(Part(name, size, rates.get(name)))
-    rest = sum(parameter.numel() for parameter in model.parameters()) - counted
-    table.append(Part("vision, unused (last block, final norm)", rest, None))
+        size, whole = _size(trainable[name].values()), _size(parameters.values())
+        counted += whole
+        if size < whole:
+            table.append(Part(name, whole - size, None))
+        table.append(Part(f"{name}, adapter" if size < whole else name, size, rates.get(name)))
+    table.append(Part("vision, unused (last block, final norm)", _size(model.parameters()) - counted, None))
     return table
 
 
@@ -46,7 +54,7 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Optimiser groups: each part's matrices with decay, its biases and norms without; `peak` is the part's rate."""
     groups: list[dict[str, object]] = []
-    for part, parameters in model.part_parameters().items():
+    for part, parameters in _trainable(model).items():
         for matrices in (True, False):
             chosen = [parameter for parameter in parameters.values() if (parameter.ndim >= 2) == matrices]
             if part in rates and chosen:
@@ -55,16 +63,19 @@ def parameter_groups(
     return groups
 
 
-def cast(model: nn.Module, frozen: torch.dtype) -> None:
-    """Trained parameters to fp32, frozen ones to `frozen`."""
+def cast(model: nn.Module, frozen: torch.dtype, trained: torch.dtype = torch.float32) -> None:
+    """Trained parameters to one type, frozen ones to another; what is packed in 4 bits stays as it is."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(trained if parameter.requires_grad else frozen)
 
 
 def cast_all(model: nn.Module, dtype: torch.dtype) -> None:
-    """All parameters to `dtype` on the CPU, for writing."""
+    """All parameters to `dtype` on the CPU, for writing; what is packed in 4 bits stays packed."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to("cpu", dtype)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to("cpu", dtype)
+    model.cpu()  # what is packed, with its scales
 
 
 def describe(table: list[Part]) -> str:
@@ -74,3 +85,13 @@ def describe(table: list[Part]) -> str:
         state, rate = ("frozen", "-") if part.rate is None else ("trained", f"{part.rate:g}")
         lines.append(f"{part.name:42} {part.parameters:>16,}  {state:8} {rate:>8}")
     return "\n".join(lines)
+
+
+def _trainable(model: YiVLForConditionalGeneration) -> dict[str, dict[str, nn.Parameter]]:
+    """For each part what a rate trains: all of it, or the language part's adapter."""
+    adapter = adapter_parameters(model)
+    return model.part_parameters() | ({"language": adapter} if adapter else {})
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)
-"""Without a word from another process for so long, a run ends; the first step of a large model compiles and loads."""
+_LATE = timedelta(minutes=5)
+"""After the watchdog's limit, by which a process that waits for another gives up, should the watchdog fail."""
 _BUCKET = 2**26
 """Elements that are summed over processes at a time: 256 MiB of float32."""
 
@@ -99,8 +99,12 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
-    """Joins the other processes of a run, if there are any, for as long as the block lasts."""
+def joined(hang_minutes: float) -> Iterator[Ranks]:
+    """Joins the other processes of a run, if there are any, for as long as the block lasts.
+
+    Args:
+        hang_minutes: what the watchdog allows a phase.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks()
@@ -108,7 +112,9 @@ def joined() -> Iterator[Ranks]:
     ranks = Ranks(int(os.environ["RANK"]), count)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
-    distributed.init_process_group("nccl" if ranks.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    distributed.init_process_group(
+        "nccl" if ranks.device.type == "cuda" else "gloo", timeout=timedelta(minutes=hang_minutes) + _LATE
+    )
     try:
         yield ranks
         distributed.barrier()  # a process that leaves first would end the others' last exchange

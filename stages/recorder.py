@@ -1,4 +1,13 @@
-"""What a run tells while it runs: a line in log.jsonl and a point in TensorBoard per step, and a progress bar."""
+"""What a run tells while it runs: lines in files, TensorBoard, Weights & Biases where a stage asks for it, and a bar.
+
+RUN/log.jsonl         a line for each step: a `Record`
+RUN/held_out.jsonl    for each look at held-out samples, the loss of each source
+RUN/answers.jsonl     what the model answered to some of them
+RUN/skipped.jsonl     steps that were left out, with the reason
+RUN/quarantine.jsonl  samples that were replaced, with the reason
+RUN/starts.jsonl      when a process began to train here, and after which step
+RUN/wandb.json        the run's id in Weights & Biases, so that a resume continues it
+"""
 
 from __future__ import annotations
 
@@ -7,13 +16,22 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import TracebackType
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data.loader import Broken
 from stages.run_folder import RunFolder
+from stages.stage import Stage
+from yivl.settings import SettingsError, plain
+
+PHASES: Final = ("data", "copy", "forward", "backward", "optimizer")
+"""Parts of a step whose seconds a record tells; what they leave of the whole is the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,79 +51,282 @@ class Record:
     supervised: int
     images: int
     micro_batches: int
+    """Of the process that had most of them."""
     dropped_turns: int
+    padding: float
+    """Share of the computed tokens that belong to no sample."""
+    idle: float
+    """Share of the processes' room for tokens that stayed empty because another process had more of them."""
+    source_losses: Mapping[str, float]
+    """Mean over the supervised tokens of each source."""
     data_seconds: float
-    """Waited for data."""
+    """Waited for data. Of this and the four below, the slowest process counts."""
+    copy_seconds: float
+    """Copying batches to the device."""
+    forward_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    """Summing gradients over processes, clipping, moving the weights."""
     seconds: float
     """The whole step, data included."""
+    tflops: float
+    """Model TFLOP/s of one device, as `stages.flops` counts them: what is recomputed does not count."""
+    mfu: float | None
+    """Share of `peak_tflops`; None where that is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the model said to a held-out question."""
+
+    source: str
+    key: str
+    question: str
+    """Empty for a caption."""
+    answer: str
+    truth: str
+    picture: str | None
+    """A picture file, relative to the run's folder."""
+
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a line of log.jsonl by name, as every board and page shows them.
+
+    Args:
+        line: a `Record` as a dict; a field that a line of an older version lacks gives no figure.
+    """
+    seconds = line["seconds"]
+    phases = {phase: line[f"{phase}_seconds"] for phase in PHASES if f"{phase}_seconds" in line}
+    # each phase is the slowest process's, so that together they may exceed the step
+    phases |= {"rest": max(seconds - sum(phases.values()), 0.0), "step": seconds}
+    figures = {
+        **{name: line.get(name) for name in ("loss", "grad_norm", "padding", "idle", "tflops", "mfu")},
+        **{f"{name}_per_second": line[name] / seconds for name in ("samples", "tokens", "images")},
+        **{f"rate/{part}": rate for part, rate in line["rates"].items()},
+        **{f"loss/{source}": loss for source, loss in line.get("source_losses", {}).items()},
+        **{f"seconds/{phase}": value for phase, value in phases.items()},
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 class Silent:
-    """Takes the place of the recorder in all processes but the first."""
+    """Takes nothing down: the recorder of all processes but the first, and what a sink does with what it doesn't show.
+    A context manager, since files, boards and bars must be closed."""
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *what: object) -> None:
+    def __exit__(self, *what: Any) -> None:
         pass
 
+    def record(self, record: Record) -> None:
+        """A step."""
+
     def quarantine(self, step: int, broken: Sequence[Broken]) -> None:
-        """Nothing."""
+        """Samples that were replaced in a step."""
 
-    def record(self, record: Record, broken: Sequence[Broken]) -> None:
-        """Nothing."""
+    def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
+        """A step that was left out, and its samples that gave rise to that, as `source/key`."""
+
+    def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        """A look at held-out samples after a step: mean loss over the supervised tokens of each source, and how many
+        these are."""
+
+    def answers(self, step: int, answers: Sequence[Answer]) -> None:
+        """What the model said after a step."""
 
 
-class Recorder:
-    """Writes records; a context manager, since files and the bar must be closed."""
+class Recorder(Silent):
+    """Tells files, TensorBoard, Weights & Biases and the terminal.
 
-    def __init__(self, folder: RunFolder, name: str, start: int, total: int) -> None:
+    Args:
+        folder: of the run; logs are continued.
+        stage: names the run.
+        start: steps done before.
+        total: steps of the whole run.
+
+    Raises:
+        SettingsError: Weights & Biases is asked for and can't be used.
+    """
+
+    def __init__(self, folder: RunFolder, stage: Stage, start: int, total: int) -> None:
         with contextlib.ExitStack() as stack:
-            self._log = stack.enter_context(folder.log.open("a", encoding="utf-8"))
-            self._quarantine = stack.enter_context(folder.quarantine.open("a", encoding="utf-8"))
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
-            stack.callback(self._board.close)
-            terminal = sys.stderr.isatty()
-            self._bar = tqdm(
-                total=total, initial=start, desc=name, unit="step", dynamic_ncols=terminal,
-                mininterval=0.1 if terminal else 15,
-            )  # fmt: skip
-            stack.callback(self._bar.close)
+            sinks = [_WandB(folder, stage)] if stage.wandb else []
+            self._sinks: list[Silent] = [stack.enter_context(sink) for sink in sinks]
+            for make in (_Files, _Board):
+                self._sinks.append(stack.enter_context(make(folder, start)))
+            self._sinks.append(stack.enter_context(_Bar(stage.name, start, total)))
             self._open = stack.pop_all()
 
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *what: Any) -> None:
         # on a full disk closing fails too, and must not hide the error that says so
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self._open.close()
+        with contextlib.suppress(OSError) if what[0] else contextlib.nullcontext():
+            self._open.__exit__(*what)
+
+    def record(self, record: Record) -> None:
+        """A step."""
+        for sink in self._sinks:
+            sink.record(record)
 
     def quarantine(self, step: int, broken: Sequence[Broken]) -> None:
-        """Samples that were replaced."""
-        for sample in broken:
-            print(json.dumps({"step": step, **asdict(sample)}), file=self._quarantine)
-        self._quarantine.flush()
+        """Samples that were replaced in a step."""
+        for sink in self._sinks:
+            sink.quarantine(step, broken)
 
-    def record(self, record: Record, broken: Sequence[Broken]) -> None:
-        """One step, and the samples that were replaced in it."""
-        self.quarantine(record.step, broken)
-        print(json.dumps(asdict(record)), file=self._log, flush=True)
-        samples_rate, tokens_rate = record.samples / record.seconds, record.tokens / record.seconds
-        scalars = {
-            "loss": record.loss,
-            "grad_norm": record.grad_norm,
-            "samples_per_second": samples_rate,
-            "tokens_per_second": tokens_rate,
-            **{f"rate/{part}": rate for part, rate in record.rates.items()},
-        }
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, record.step)
-        peak = max(record.rates.values())
-        self._bar.set_postfix_str(
-            f"loss {record.loss:.4f}, rate {peak:.2e}, {samples_rate:.1f} samples/s, {tokens_rate:,.0f} tokens/s",
-            refresh=False,
-        )
+    def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
+        """A step that was left out."""
+        for sink in self._sinks:
+            sink.skipped(step, reason, keys)
+
+    def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        """A look at held-out samples."""
+        for sink in self._sinks:
+            sink.held_out(step, losses, tokens)
+
+    def answers(self, step: int, answers: Sequence[Answer]) -> None:
+        """What the model said."""
+        for sink in self._sinks:
+            sink.answers(step, answers)
+
+
+class _Files(Silent):
+    """Lines of JSON in the run's folder."""
+
+    def __init__(self, folder: RunFolder, start: int) -> None:
+        self._folder = folder
+        _append(folder.path / "starts.jsonl", [{"step": start, "time": datetime.now(UTC).isoformat("T", "seconds")}])
+
+    def record(self, record: Record) -> None:
+        _append(self._folder.log, [asdict(record)])
+
+    def quarantine(self, step: int, broken: Sequence[Broken]) -> None:
+        _append(self._folder.quarantine, [{"step": step, **asdict(sample)} for sample in broken])
+
+    def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
+        _append(self._folder.skipped, [{"step": step, "reason": reason, "keys": list(keys)}])
+
+    def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        _append(self._folder.held_out, [{"step": step, "losses": dict(losses), "tokens": dict(tokens)}])
+
+    def answers(self, step: int, answers: Sequence[Answer]) -> None:
+        _append(self._folder.answers, [{"step": step, **asdict(answer)} for answer in answers])
+
+
+def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    if lines:
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(f"{json.dumps(line)}\n" for line in lines)
+
+
+class _Board(Silent):
+    """TensorBoard."""
+
+    def __init__(self, folder: RunFolder, start: int) -> None:
+        self._folder = folder.path
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=start + 1)
+        self._shown: set[str] = set()  # pictures
+
+    def __exit__(self, *what: Any) -> None:
+        self._writer.close()
+
+    def record(self, record: Record) -> None:
+        self._scalars(record.step, scalars(asdict(record)))
+
+    def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
+        self._writer.add_text("skipped", f"{reason}: {', '.join(keys)}", step)
+
+    def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        self._scalars(step, _held_out_scalars(losses))
+
+    def answers(self, step: int, answers: Sequence[Answer]) -> None:
+        for one in answers:
+            name = f"answers/{one.source}/{one.key}"
+            self._writer.add_text(name, f"{one.question}\n\n**{one.answer}**\n\ntruth: {one.truth}", step)
+            if one.picture and one.picture not in self._shown:
+                self._shown.add(one.picture)
+                with Image.open(self._folder / one.picture) as picture:
+                    self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def _scalars(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+
+class _WandB(Silent):
+    """Weights & Biases. A resume goes on in the same run there, which passes over steps that it has already: they come
+    out as before."""
+
+    def __init__(self, folder: RunFolder, stage: Stage) -> None:
+        try:
+            import wandb  # noqa: PLC0415 (optional: most runs don't log there)
+        except ImportError as error:
+            raise SettingsError(
+                f"wandb is {stage.wandb!r}, but the package wandb is not installed; pip install wandb, or leave the "
+                "setting out"
+            ) from error
+        self._wandb = wandb
+        self._folder = folder.path
+        kept = folder.path / "wandb.json"
+        known = json.loads(kept.read_text(encoding="utf-8"))["id"] if kept.exists() else None
+        try:
+            self._run = wandb.init(
+                project=stage.wandb, name=stage.name, config=plain(stage), dir=str(folder.path), id=known,
+                resume="allow", allow_val_change=True,
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise SettingsError(
+                f"wandb can't be used; WANDB_MODE=offline keeps the log in {folder.path / 'wandb'}, to be sent later "
+                f"by `wandb sync`: {error}"
+            ) from error
+        if not known:
+            kept.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
+
+    def __exit__(self, *what: Any) -> None:
+        self._run.finish(exit_code=1 if what[0] else 0)
+
+    def record(self, record: Record) -> None:
+        self._run.log(scalars(asdict(record)), step=record.step)
+
+    def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
+        self._run.log({"skipped": reason}, step=step)
+
+    def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        self._run.log(_held_out_scalars(losses), step=step)
+
+    def answers(self, step: int, answers: Sequence[Answer]) -> None:
+        table = self._wandb.Table(columns=["source", "key", "picture", "question", "answer", "truth"])
+        for one in answers:
+            picture = self._wandb.Image(str(self._folder / one.picture)) if one.picture else None
+            table.add_data(one.source, one.key, picture, one.question, one.answer, one.truth)
+        self._run.log({"answers": table}, step=step)
+
+
+def _held_out_scalars(losses: Mapping[str, float]) -> dict[str, float]:
+    return {f"held_out/{source}": loss for source, loss in losses.items()}
+
+
+class _Bar(Silent):
+    """A progress bar on the terminal."""
+
+    def __init__(self, name: str, start: int, total: int) -> None:
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=start, desc=name, unit="step", dynamic_ncols=terminal,
+            mininterval=0.1 if terminal else 15,
+        )  # fmt: skip
+
+    def __exit__(self, *what: Any) -> None:
+        self._bar.close()
+
+    def record(self, record: Record) -> None:
+        rates = {"samples": record.samples, "images": record.images, "tokens": record.tokens}
+        told = [
+            f"loss {record.loss:.4f}",
+            f"rate {max(record.rates.values()):.2e}",
+            *(f"{count / record.seconds:,.{0 if name == 'tokens' else 1}f} {name}/s" for name, count in rates.items()),
+            f"data {record.data_seconds / record.seconds:.0%}",
+        ]
+        if record.mfu is not None:
+            told.append(f"MFU {record.mfu:.1%}")
+        self._bar.set_postfix_str(", ".join(told), refresh=False)
         self._bar.update()

@@ -3,14 +3,18 @@
     RUN/stage.yaml        the resolved stage
     RUN/manifest.json     which samples were chosen
     RUN/start.txt         fingerprint of the weights it started from
+    RUN/starts.jsonl      when a process began to train here, and after which step
     RUN/log.jsonl         a line for each optimiser step
     RUN/quarantine.jsonl  samples that could not be used, with the reason
+    RUN/skipped.jsonl     steps that were left out, with the reason
+    RUN/held_out.jsonl    the loss of held-out samples
+    RUN/answers.jsonl     the model's answers to some of them; their pictures in RUN/answers/
     RUN/tensorboard/
-    RUN/state/step-N/     for resuming only: trained weights and moments (safetensors), state.json
+    RUN/wandb.json        the run's id in Weights & Biases
+    RUN/hang.txt          where every process stood when the run hung
+    RUN/state/            for resuming only (stages/checkpoint.py)
     RUN/model/            the result: what the next stage, inference and evaluation read
-
-A checkpoint counts when its state.json, written last, fits its files; the whole folder appears by one rename. The last
-two are kept. Nothing is pickled.
+    RUN/adapter/          of a stage with an adapter: its matrices, for peft
 """
 
 from __future__ import annotations
@@ -18,49 +22,27 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from data.mixture import Manifest, load_manifest
+from stages.checkpoint import CheckpointError
 from stages.stage import Stage
 from yivl.folder import write_model
 from yivl.model import YiVLForConditionalGeneration
 from yivl.settings import SettingsError, plain
 from yivl.weights import stored_weights, sync
 
-_KEPT = 2
-_TENSORS = "tensors.safetensors"
-_STATE = "state.json"
-_FREE = ("run", "data", "cache", "cache_gib", "workers", "save_every", "broken_limit")
+_FREE = (
+    "run", "data", "cache", "cache_gib", "workers", "save_every", "broken_limit", "zero", "offload", "checkpointing",
+    "device_gib", "skip_limit", "hang_minutes", "held_out", "held_out_samples", "held_out_every", "answers", "wandb",
+    "peak_tflops",
+)  # fmt: skip
 """Settings that change nothing of what is computed, and may differ on a resume."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written; the former one is untouched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A verified checkpoint."""
-
-    step: int
-    """Optimiser steps done."""
-    broken: int
-    """Samples replaced so far."""
-    folder: Path
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The engine's state."""
-        return load_file(self.folder / _TENSORS)
 
 
 class RunFolder:
@@ -69,10 +51,20 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model"
+        self.adapter = path / "adapter"
         self.log = path / "log.jsonl"
         self.quarantine = path / "quarantine.jsonl"
+        self.skipped = path / "skipped.jsonl"
+        self.held_out = path / "held_out.jsonl"
+        self.answers = path / "answers.jsonl"
         self.tensorboard = path / "tensorboard"
-        self._state = path / "state"
+        self.state = path / "state"
+        self.hang = path / "hang.txt"
+
+    @property
+    def begun(self) -> bool:
+        """True when `open` was here."""
+        return (self.path / "start.txt").is_file()
 
     @property
     def finished(self) -> bool:
@@ -92,8 +84,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
-        for left in (*self._state.glob(".step-*"), self.path / ".model.unfinished"):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self.path / ".model.unfinished", ignore_errors=True)
         stage_file, manifest_file, start_file = (self.path / n for n in ("stage.yaml", "manifest.json", "start.txt"))
         way_out = f"Use another 'run' folder, or delete {self.path} to begin anew"
         if start_file.exists():
@@ -122,57 +113,21 @@ class RunFolder:
         except BlockingIOError as error:
             raise SettingsError(f"another process trains in {self.path}; wait for it, or stop it") from error
 
-    def save(self, step: int, broken: int, tensors: Mapping[str, Tensor]) -> None:
-        """Writes a checkpoint atomically, then removes all but the newest two.
-
-        Raises:
-            CheckpointError: it could not be written, such as on a full disk; the former one survives.
-        """
-        target = self._state / f"step-{step:09d}"
-        temporary = self._state / f".step-{step:09d}.unfinished"
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            save_file(dict(tensors), temporary / _TENSORS)
-            sync(temporary / _TENSORS)
-            content = {"step": step, "broken": broken, "files": {_TENSORS: _digest(temporary / _TENSORS)}}
-            _replace(temporary / _STATE, json.dumps(content))
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.rename(target)
-            sync(self._state)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            last = self.newest()
-            survivor = f"the checkpoint of step {last.step} survives" if last else "there was none before"
-            raise CheckpointError(
-                f"step {step} could not be saved in {self._state}: {error}; {survivor}. "
-                "Make room and run the same command again"
-            ) from error
-        for old in self._checkpoints()[:-_KEPT]:
-            shutil.rmtree(old)
-
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are whole."""
-        for folder in reversed(self._checkpoints()):
-            try:
-                content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-                if all(_digest(folder / name) == digest for name, digest in content["files"].items()):
-                    return Checkpoint(content["step"], content["broken"], folder)
-            except (OSError, ValueError, KeyError):
-                continue
-        return None
-
     def rewind(self, step: int) -> None:
         """Takes what was logged after `step` out of the logs: the run continues from there."""
-        for file in (self.log, self.quarantine):
+        for file in (self.log, self.quarantine, self.skipped, self.held_out, self.answers):
             if file.exists():
                 lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-                kept = [line for line in lines if _step_of(line) <= step]
+                last = step - 1 if file in (self.held_out, self.answers) else step  # a look at `step` comes after it
+                kept = [line for line in lines if _step_of(line) <= last]
                 _replace(file, "".join(f"{line}\n" for line in kept))
 
     def finish(self, model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Writes the result, atomically, and removes the checkpoints that led to it."""
+        """Writes the result, atomically.
+
+        Raises:
+            CheckpointError: it could not be written, such as on a full disk.
+        """
         temporary = self.path / ".model.unfinished"
         try:
             write_model(model, tokenizer, temporary)
@@ -187,22 +142,6 @@ class RunFolder:
                 f"the trained model could not be written to {self.model}: {error}. The last checkpoint survives; "
                 "make room and run the same command again"
             ) from error
-        self.clear()
-
-    def clear(self) -> None:
-        """Removes the checkpoints of a finished run."""
-        shutil.rmtree(self._state, ignore_errors=True)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self._state.glob("step-*"))
-
-
-def _digest(file: Path) -> dict[str, int]:
-    checksum = 0
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 24):
-            checksum = zlib.crc32(chunk, checksum)
-    return {"size": file.stat().st_size, "crc32": checksum}
 
 
 def _replace(file: Path, content: str) -> None:

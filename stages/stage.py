@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from yivl.adapters import Adapter
 from yivl.model import PARTS
 
 
@@ -66,8 +67,43 @@ class Stage:
     """Processes that load data; with 0 the trainer does it itself."""
     save_every: int = 500
     """Steps between checkpoints."""
+    adapter: Adapter | None = None
+    """Trains low-rank matrices beside the language part's weights, at its rate, instead of the weights themselves."""
+
+    zero: Literal[0, 1, 2, 3] = 0
+    """What the processes share instead of each holding it: 1 the optimiser's state, 2 gradients too, 3 weights too.
+    Needs DeepSpeed, which then runs the step; 0 is plain torch."""
+    offload: bool = False
+    """Keep the optimiser's state in CPU memory; needs `zero`."""
+    checkpointing: dict[str, int] = field(default_factory=dict)
+    """For vision or language: recompute every k-th block in the backward pass instead of keeping what is inside it;
+    1 is every block, 0 none. A part left out gets what the memory estimate asks for."""
+    device_gib: float = 0.0
+    """Memory of one device that the estimate goes by, in GiB; 0: that of the machine at hand."""
+
     broken_limit: float = 0.01
     """Largest share of samples that may be unreadable (after the first 100) before the run stops."""
+    skip_limit: int = 0
+    """Steps in a row that may be left out because a loss or gradient is not a number or a spike. One more ends the
+    run, before the weights are touched."""
+    spike: float = 0.0
+    """A step whose loss or gradient norm lies so many standard deviations above the mean of the last 128 is a spike;
+    0: nothing is."""
+    hang_minutes: float = 30.0
+    """A process that stays longer in one phase of a step ends the run, which says where every process stood."""
+
+    held_out: Path | None = None
+    """A mixture file of samples that are not trained on; their loss is told per source."""
+    held_out_samples: int = 64
+    """Of each of its sources."""
+    held_out_every: int = 500
+    """Steps between two looks at them."""
+    answers: int = 4
+    """Held-out samples whose question the model answers at each look; the text and the picture are kept."""
+    peak_tflops: float = 0.0
+    """Of one device at this precision, for the share of it that is used; 0: known for A100, H100 and H200."""
+    wandb: str = ""
+    """Project of Weights & Biases to log to as well; needs the package wandb."""
 
     def __post_init__(self) -> None:
         problems = [f"unknown part {part!r} in learning_rate; the parts are {', '.join(PARTS)}"
@@ -76,13 +112,27 @@ class Stage:
                      for part, rate in self.learning_rate.items() if not 0 < rate < math.inf]  # fmt: skip
         if not self.learning_rate:
             problems.append("learning_rate names no part: nothing would be trained")
-        for name in ("resolution", "global_batch", "tokens_per_micro_batch", "max_length", "epochs", "save_every"):
+        for name in ("resolution", "global_batch", "tokens_per_micro_batch", "max_length", "epochs", "save_every",
+                     "held_out_samples", "held_out_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
         if not 0 < self.clip_norm < math.inf:
             problems.append(f"clip_norm is {self.clip_norm}; above 0")
-        if not self.cache_gib > 0:
-            problems.append(f"cache_gib is {self.cache_gib}; above 0")
+        for name in ("cache_gib", "hang_minutes"):
+            if not getattr(self, name) > 0:
+                problems.append(f"{name} is {getattr(self, name)}; above 0")
+        for name in ("skip_limit", "spike", "answers", "device_gib", "peak_tflops"):
+            if not getattr(self, name) >= 0:
+                problems.append(f"{name} is {getattr(self, name)}; 0 or more")
+        problems += [f"checkpointing of {part} is {every}; name vision or language, and 0 or more"
+                     for part, every in self.checkpointing.items()
+                     if part not in ("vision", "language") or every < 0]  # fmt: skip
+        if self.offload and not self.zero:
+            problems.append("offload needs zero: 1, 2 or 3")
+        if self.adapter and self.adapter.four_bit and self.zero:
+            problems.append("adapter.four_bit needs zero: 0, where each process holds the packed weights")
+        if self.adapter and "language" not in self.learning_rate:
+            problems.append("adapter is of the language part, which has no learning_rate")
         for name in ("warmup", "broken_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 problems.append(f"{name} is {getattr(self, name)}; between 0 and 1")

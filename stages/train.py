@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from data.cache import Cache
 from data.index import BadIndex
@@ -26,17 +29,24 @@ from data.order import Order
 from data.store import Store
 from data.tar import BadTar
 from stages import parts
-from stages.engine import Engine, NonFinite
+from stages.checkpoint import CheckpointError, Checkpoints
+from stages.engine import Engine
+from stages.guard import BadStep, Guard
+from stages.held_out import HeldOut
+from stages.plain_engine import PlainEngine
 from stages.plan import plan
 from stages.ranks import OtherProcessFailed, Ranks, joined
 from stages.recorder import Recorder, Silent
-from stages.run_folder import CheckpointError, RunFolder
+from stages.run_folder import RunFolder
 from stages.stage import Stage
 from stages.trainer import Interrupted, TooManyBroken, Trainer
+from stages.watchdog import Watchdog
+from yivl.adapters import add_adapter, merge, write_adapter
 from yivl.assembly import Assembled, ModelSource, assemble
 from yivl.encoder import Encoder
 from yivl.fast_images import PIXELS
 from yivl.folder import check_folder, read_model
+from yivl.model import YiVLForConditionalGeneration
 from yivl.settings import SettingsError, plain, read
 from yivl.tokenizer import load_tokenizer
 from yivl.weights import fingerprint
@@ -53,28 +63,35 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     """
     ranks = ranks or Ranks()
     folder = RunFolder(Path(stage.run))
+    checkpoints = Checkpoints(folder.state, ranks)
     store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))
     manifest = resolve(read(Mixture, stage.mixture), store, stage.seed)
     ranks.by_first(lambda: folder.open(stage, manifest, starting_point(stage)))
+    if blind := [str(rank) for rank, sees in enumerate(ranks.gather(folder.begun)) if not sees]:
+        raise SettingsError(
+            f"processes {', '.join(blind)} do not see the folder {folder.path} of the first: 'run' must lie on storage "
+            "that all machines share"
+        )
     if folder.finished:
-        ranks.by_first(folder.clear)
+        ranks.by_first(checkpoints.clear)
         log.info("%s is done: %s", stage.name, folder.model)
         return folder.model
+    ranks.by_first(checkpoints.clean)
     log.info("samples\n%s", describe(manifest))
 
     start = starting_model(stage)
     model, tokenizer = start.model, start.tokenizer
+    if stage.adapter:
+        add_adapter(model, stage.adapter, stage.seed)
     table = parts.freeze_all_but(model, stage.learning_rate)
     log.info("parts\n%s", parts.describe(table))
 
-    engine = Engine(model, stage, ranks)
-    max_length = min(stage.max_length, stage.tokens_per_micro_batch)
     encoder = Encoder(
         tokenizer,
         patches=model.config.patches,
         image_side=stage.resolution,
         pixels=PIXELS[stage.pixels],
-        max_length=max_length,
+        max_length=min(stage.max_length, stage.tokens_per_micro_batch),
     )
     if stage.headroom:
         log.warning("headroom: every step trains on the samples of the first; the model will be of no use")
@@ -87,18 +104,65 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         ranks=ranks.count,
         workers=stage.workers,
     )
+    held_out = None
+    if stage.held_out:
+        held_out = HeldOut(stage, trained=manifest, store=store, encoder=encoder, ranks=ranks, folder=folder.path)
+    engine = engine_of(model, stage, ranks)
+    guard = Guard(stage)
     done = broken = 0
-    if checkpoint := folder.newest():
-        engine.load_state(checkpoint.tensors())
-        done, broken = checkpoint.step, checkpoint.broken
+    if checkpoint := checkpoints.newest():
+        engine.load_state(checkpoint.tensors)
+        guard.load_state(checkpoint.facts["guard"])
+        done, broken = checkpoint.step, checkpoint.facts["broken"]
         log.info("continuing after step %d of %d", done, loader.total_steps)
-    ranks.by_first(lambda: folder.rewind(done))
-    with Recorder(folder, stage.name, done, loader.total_steps) if ranks.first else Silent() as recorder:
-        Trainer(stage, ranks, engine, loader, folder, recorder).run(done, broken)
-    parts.cast_all(model, engine.precision)
-    ranks.by_first(lambda: folder.finish(model, tokenizer))
+    ranks.by_first(lambda: _rewind(folder, checkpoints, done))
+    watchdog = Watchdog(ranks, 60 * stage.hang_minutes, folder.hang)
+    with (
+        Recorder(folder, stage, done, loader.total_steps) if ranks.first else Silent() as recorder,
+        watchdog.watching(),
+    ):
+        Trainer(
+            stage, ranks, engine=engine, loader=loader, guard=guard, checkpoints=checkpoints, recorder=recorder,
+            watchdog=watchdog, held_out=held_out,
+        ).run(done, broken)  # fmt: skip
+        watchdog.phase("writing the model")
+        model = engine.finished()
+        ranks.by_first(lambda: _finish(stage, folder, model, tokenizer))
+        ranks.by_first(checkpoints.clear)
     log.info("%s: %s", stage.name, folder.model)
     return folder.model
+
+
+def engine_of(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> Engine:
+    """The engine that a stage asks for.
+
+    Raises:
+        SettingsError: it needs DeepSpeed, which is not installed.
+    """
+    if not stage.zero:
+        return PlainEngine(model, stage, ranks)
+    if ranks.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others first, and say so
+    try:
+        from stages.deepspeed_engine import DeepSpeedEngine  # noqa: PLC0415 (needed with zero alone; slow to import)
+    except ImportError as error:
+        raise SettingsError(f"zero: {stage.zero} needs DeepSpeed: pip install 'yivl[train]' ({error})") from error
+    return DeepSpeedEngine(model, stage, ranks)
+
+
+def _rewind(folder: RunFolder, checkpoints: Checkpoints, step: int) -> None:
+    """Back to a step: what came after it is made anew."""
+    checkpoints.remove_after(step)
+    folder.rewind(step)
+
+
+def _finish(
+    stage: Stage, folder: RunFolder, model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if stage.adapter:
+        write_adapter(model, folder.adapter)
+        merge(model, torch.bfloat16 if stage.precision == "bf16" else torch.float32)
+    folder.finish(model, tokenizer)
 
 
 def starting_point(stage: Stage) -> str:
@@ -145,7 +209,8 @@ def _shapes(config: object) -> dict[str, object]:
 
 
 _ERRORS = (
-    OSError, ValueError, BadIndex, BadTar, BrokenSource, CheckpointError, NonFinite, SettingsError, TooManyBroken,
+    ImportError, OSError, ValueError, BadIndex, BadTar, BadStep, BrokenSource, CheckpointError, SettingsError,
+    TooManyBroken,
 )  # fmt: skip
 """What is the matter with settings, files or data: told in a line, without a traceback."""
 
@@ -155,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__.split("\n")[0])
     parser.add_argument("stage", type=Path, help="stage file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="instead of what the file says")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it on
     parser.add_argument("--plan", action="store_true", help="show sources, parts and steps; train nothing")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -164,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plan:
             print(plan(stage, read(ModelSource, stage.model), read(Mixture, stage.mixture)))
             return 0
-        with joined() as ranks:
+        with joined(stage.hang_minutes) as ranks:
             if not ranks.first:
                 log.setLevel(logging.WARNING)
             train(stage, ranks)

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import math
+import gc
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
+
+import numpy as np
+import torch
 
 from data.loader import Broken, BrokenSource, Loader, Step
 from data.packing import empty
-from stages.engine import Engine, NonFinite
+from stages.checkpoint import Checkpoints
+from stages.engine import Engine
+from stages.guard import Guard
+from stages.held_out import HeldOut
 from stages.ranks import Ranks
-from stages.recorder import Record, Recorder, Silent
-from stages.run_folder import RunFolder
+from stages.recorder import Recorder, Silent
 from stages.schedule import rate_factor
+from stages.share import Share, record, share_of
 from stages.stage import Stage
+from stages.watchdog import Watchdog
 
 _GRACE = 100
 """Samples seen before the share of broken ones is judged."""
+_COLLECT_EVERY = 100
+"""Steps between garbage collections, which all processes do at the same step: one that stops on its own would make the
+others wait."""
 
 
 class Interrupted(RuntimeError):
@@ -32,57 +41,77 @@ class TooManyBroken(RuntimeError):
 
 
 class Trainer:
-    """Takes the step's micro-batches, counts, forward and backward each, clips, steps, records, saves when due."""
+    """Takes the step's micro-batches, counts, forward and backward each, judges, moves the weights, records, saves and
+    looks at held-out samples when due. Every process of the run does the same and raises alike."""
 
     def __init__(
-        self, stage: Stage, ranks: Ranks, engine: Engine, loader: Loader, folder: RunFolder, recorder: Recorder | Silent
+        self,
+        stage: Stage,
+        ranks: Ranks,
+        *,
+        engine: Engine,
+        loader: Loader,
+        guard: Guard,
+        checkpoints: Checkpoints,
+        recorder: Recorder | Silent,
+        watchdog: Watchdog,
+        held_out: HeldOut | None,
     ) -> None:
         self.stage = stage
         self.ranks = ranks
         self.engine = engine
         self.loader = loader
-        self.folder = folder
+        self.guard = guard
+        self.checkpoints = checkpoints
         self.recorder = recorder
+        self.watchdog = watchdog
+        self.held_out = held_out
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
+        engine.on_phase = watchdog.phase
 
     def run(self, start: int, broken: int) -> None:
-        """All steps from `start` on; `broken` samples were replaced before. Every process of the run raises alike.
+        """All steps from `start` on; `broken` samples were replaced before.
 
         Raises:
             Interrupted: asked to end; a checkpoint of the last step is saved.
             TooManyBroken: the share of unreadable samples exceeds the stage's limit.
-            NonFinite: a loss or gradient is not a number; nothing of that step was applied.
+            BadStep: too many steps in a row had to be left out; the weights are as before them.
             BrokenSource: of a source, many samples in a row are unreadable.
         """
         restore = self._listen()
+        gc.collect()
+        gc.disable()
         steps = self.loader.steps(start)
         try:
-            clock = time.perf_counter()
+            if start == 0 or self._due(start, self.stage.held_out_every):
+                self._look(start)
             for number in range(start, self.loader.total_steps):
-                step = self._next(steps)
-                waited = time.perf_counter() - clock
-                shares, norm = self._train(step)
-                record = self._record(number, shares, norm, waited, time.perf_counter() - clock)
                 clock = time.perf_counter()
-                lost = sorted((one for share in shares for one in share.broken), key=lambda one: one.position)
+                step = self._next(steps, number)
+                waited = time.perf_counter() - clock
+                asked, lost = self._train(step, waited, clock)
                 broken += len(lost)
-                self.recorder.record(record, lost)
-                asked = any(share.asked for share in shares)
-                if asked or record.step == self.loader.total_steps or record.step % self.stage.save_every == 0:
-                    self._save(record.step, broken)
-                self._judge(record.step, lost, broken)
+                if asked or self._due(number + 1, self.stage.save_every):
+                    self._save(number + 1, broken)
+                self._judge(number + 1, lost, broken)
                 if asked:
-                    raise Interrupted(f"stopped after step {record.step}; the same command continues from there")
+                    raise Interrupted(f"stopped after step {number + 1}; the same command continues from there")
+                if self._due(number + 1, self.stage.held_out_every):
+                    self._look(number + 1)
+                if number % _COLLECT_EVERY == 0:
+                    gc.collect()
         except BrokenSource as error:
             self.recorder.quarantine(self.loader.total_steps, error.broken)
             raise
         finally:
             steps.close()  # ends the workers, whatever happened
+            gc.enable()
             restore()
 
-    def _next(self, steps: Iterator[Step]) -> Step:
+    def _next(self, steps: Iterator[Step], number: int) -> Step:
         """The next step; raises on every process what loading it raised on one."""
+        self.watchdog.phase("loading", lambda: self.loader.describe(number))
         step, broken = None, None
         try:
             step = next(steps)
@@ -93,40 +122,48 @@ class Trainer:
         assert step is not None
         return step
 
-    def _train(self, step: Step) -> tuple[list[_Share], float]:
-        """Forward, backward and optimiser; what each process had of the step, and the gradient's norm."""
+    def _train(self, step: Step, waited: float, begun: float) -> tuple[bool, list[Broken]]:
+        """Forward, backward and optimiser. Returns whether a process was asked to end, and the samples replaced."""
+        draw = np.random.SeedSequence((self.stage.seed, step.number, self.ranks.rank)).generate_state(1)[0]
+        torch.manual_seed(int(draw))  # of an adapter's dropout: a resume draws what the step would have drawn
         sizes = self.ranks.gather((sum(batch.supervised for batch in step.batches), len(step.batches)))
         supervised, rows = sum(size for size, _ in sizes), max(count for _, count in sizes)
         padding = [empty(self.stage.resolution)] * (rows - len(step.batches))  # all make the same collective calls
-        loss, problem = 0.0, ""
-        try:
-            loss = self.engine.backward([*step.batches, *padding], supervised)
-        except NonFinite as error:
-            problem = str(error)
-        shares = self.ranks.gather(_share(step, loss, problem, self._asked_to_end))
-        if problems := [share.problem for share in shares if share.problem]:
-            raise NonFinite("; ".join(problems))
-        return shares, self.engine.step(rate_factor(self.stage, step.number, self.loader.total_steps))
+        passed = self.engine.backward([*step.batches, *padding], supervised)
+        shares = self.ranks.gather(share_of(step, passed, waited, len(padding), self._asked_to_end))
+        loss = sum(share.loss for share in shares) / supervised
+        factor = rate_factor(self.stage, step.number, self.loader.total_steps)
+        update = self.engine.step(factor, lambda norm: not self.guard.objection(loss, norm))
+        lost = sorted((one for share in shares for one in share.broken), key=lambda one: one.position)
+        seconds = time.perf_counter() - begun
+        self.recorder.quarantine(step.number + 1, lost)
+        self.recorder.record(record(self.stage, self.engine, step.number, factor, shares, update, seconds))
+        if objection := self.guard.objection(loss, update.norm):
+            self._leave_out(step.number + 1, objection, shares)
+        else:
+            self.guard.took(loss, update.norm)
+        return any(share.asked for share in shares), lost
 
-    def _record(self, number: int, shares: Sequence[_Share], norm: float, waited: float, seconds: float) -> Record:
-        factor = rate_factor(self.stage, number, self.loader.total_steps)
-        return Record(
-            step=number + 1,
-            loss=math.fsum(share.loss for share in shares),
-            grad_norm=norm,
-            rates={part: rate * factor for part, rate in self.stage.learning_rate.items()},
-            samples=sum(share.samples for share in shares),
-            tokens=sum(share.tokens for share in shares),
-            supervised=sum(share.supervised for share in shares),
-            images=sum(share.images for share in shares),
-            micro_batches=max(share.micro_batches for share in shares),
-            dropped_turns=sum(share.dropped_turns for share in shares),
-            data_seconds=waited,
-            seconds=seconds,
-        )
+    def _leave_out(self, step: int, objection: str, shares: Sequence[Share]) -> None:
+        """Raises `BadStep` where the limit is reached."""
+        not_numbers = [key for share in shares for key in share.not_numbers]
+        keys = not_numbers or [key for share in shares for key in share.keys]
+        self.recorder.skipped(step, objection, keys)
+        self.guard.left_out(objection, keys)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.loader.total_steps
 
     def _save(self, step: int, broken: int) -> None:
-        self.ranks.by_first(lambda: self.folder.save(step, broken, self.engine.state()))
+        self.watchdog.phase("saving")
+        self.checkpoints.save(step, {"broken": broken, "guard": self.guard.state()}, self.engine.state())
+
+    def _look(self, step: int) -> None:
+        if self.held_out:
+            self.watchdog.phase("held-out samples")
+            look = self.held_out.look(self.engine)
+            self.recorder.held_out(step, look.losses, look.tokens)
+            self.recorder.answers(step, look.answers)
 
     def _judge(self, step: int, lost: Sequence[Broken], broken: int) -> None:
         self.sources.update(sample.source for sample in lost)
@@ -136,7 +173,7 @@ class Trainer:
             raise TooManyBroken(
                 f"{broken} of {seen} samples could not be used, more than broken_limit "
                 f"{self.stage.broken_limit:g} allows; {count} are from {worst!r}, the last: {lost[-1].reason}. "
-                f"{self.folder.quarantine} lists them all"
+                f"quarantine.jsonl in {self.stage.run} lists them all"
             )
 
     def _listen(self) -> Callable[[], None]:
@@ -152,37 +189,3 @@ class Trainer:
                 signal.signal(number, handler)
 
         return restore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Share:
-    """What one process had of a step."""
-
-    loss: float
-    """Its part of the step's mean."""
-    samples: int
-    tokens: int
-    supervised: int
-    images: int
-    micro_batches: int
-    dropped_turns: int
-    broken: tuple[Broken, ...]
-    problem: str
-    """Why the step must not be taken; empty if nothing."""
-    asked: bool
-    """It was asked to end."""
-
-
-def _share(step: Step, loss: float, problem: str, asked: bool) -> _Share:
-    return _Share(
-        loss=loss,
-        samples=sum(len(batch.keys) for batch in step.batches),
-        tokens=sum(batch.tokens for batch in step.batches),
-        supervised=sum(batch.supervised for batch in step.batches),
-        images=sum(len(batch.pixels) for batch in step.batches),
-        micro_batches=len(step.batches),
-        dropped_turns=step.dropped_turns,
-        broken=step.broken,
-        problem=problem,
-        asked=asked,
-    )

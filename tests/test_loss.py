@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from data.mixture import Mixture, resolve
 from data.order import Order
 from data.packing import Batch, empty, micro_batches, pack, spread
 from data.store import Store
-from stages.engine import Engine, NonFinite
 from stages.parts import freeze_all_but
+from stages.plain_engine import PlainEngine
 from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl import YiVL
@@ -72,13 +73,13 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert float((found[name] - gradient).abs().max()) < 2e-6 * scale, name
 
 
-def engine_of(model: YiVL, stage_settings: dict[str, object] | None = None) -> Engine:
+def engine_of(model: YiVL, stage_settings: dict[str, object] | None = None) -> PlainEngine:
     stage = Stage(
         name="t", run="r", model=Path("m"), resolution=56, learning_rate=RATES, mixture=Path("m"), global_batch=8,
         tokens_per_micro_batch=900, epochs=1, clip_norm=1.0, precision="fp32",
     )  # fmt: skip
     freeze_all_but(model.model, RATES)
-    return Engine(model.model, stage, Ranks())
+    return PlainEngine(model.model, stage, Ranks())
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -96,7 +97,8 @@ def test_gradients_equal_the_definition_for_any_ranks_and_packing(
     loss = 0.0
     for share in shares:  # one after the other, adding up, as an all-reduce of sums would
         padding = [empty(56)] * (most - len(share.batches))
-        loss += engine.backward([*share.batches, *padding], supervised)
+        passed = engine.backward([*share.batches, *padding], supervised)
+        loss += sum(losses.sum().item() for losses in passed.token_losses) / supervised
     found = gradients(fresh_tiny)
     expected_loss, expected = slow_reference(fresh_tiny, examples_of(samples, 16))
     assert abs(loss - expected_loss) < 1e-5
@@ -128,7 +130,7 @@ def test_a_batch_of_text_alone_touches_every_part(fresh_tiny: YiVL) -> None:
 
 def test_an_empty_batch_adds_nothing(fresh_tiny: YiVL) -> None:
     engine = engine_of(fresh_tiny)
-    assert engine.backward([empty(56)], 5) == 0
+    assert [len(losses) for losses in engine.backward([empty(56)], 5).token_losses] == [0]
     assert all(not p.grad.any() for p in engine.trained.values() if p.grad is not None)
 
 
@@ -142,17 +144,16 @@ def test_hf_loss_is_the_mean_over_supervised_tokens(samples: Samples, tiny: YiVL
     assert abs(loss.item() - slow_reference(tiny, [example])[0]) < 1e-5
 
 
-def test_a_loss_that_is_not_a_number_stops_before_the_optimiser_moves(samples: Samples, fresh_tiny: YiVL) -> None:
+def test_a_gradient_that_is_not_a_number_moves_nothing(samples: Samples, fresh_tiny: YiVL) -> None:
     engine = engine_of(fresh_tiny)
     with torch.no_grad():
         fresh_tiny.model.projector[0].weight[0, 0] = float("nan")
     batch = pack(examples_of(samples, 2))
-    with pytest.raises(NonFinite, match=f"the loss is nan on {batch.keys[0]}, {batch.keys[1]}"):
-        engine.backward([batch], 10)
+    assert engine.backward([batch], 10).token_losses[0].isnan().any()
     fresh_tiny.model.projector[0].weight.grad = torch.full((64, 48), float("inf"))
     before = {name: parameter.clone() for name, parameter in engine.trained.items()}
-    with pytest.raises(NonFinite, match="norm"):
-        engine.step(1.0)
+    update = engine.step(1.0, lambda norm: True)
+    assert not update.applied and not math.isfinite(update.norm)
     assert all(torch.equal(before[n], p) or n == "projector.0.weight" for n, p in engine.trained.items())
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,40 +12,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import captions
-from safetensors.torch import load_file
+from processes import SEEN, log, ranks_of, training, wait_until, weights
 
 from data.shards import write_shards
 from stages.stage import Stage
 from stages.train import train
 from yivl.settings import read
 
-ROOT = Path(__file__).resolve().parent.parent
 ALL = {"vision": 1e-3, "projector": 1e-3, "language": 1e-3}
-
-
-def launch(ranks: int, stage: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0",
-         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "stages.train", str(stage), *overrides],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def log(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
     assert len(log(found)) == len(log(expected)) > 0
     for a, b in zip(log(found), log(expected), strict=True):
-        assert [a[k] for k in ("step", "samples", "tokens", "supervised", "images", "dropped_turns")] == [
-            b[k] for k in ("step", "samples", "tokens", "supervised", "images", "dropped_turns")
-        ]
+        assert [a[key] for key in SEEN] == [b[key] for key in SEEN]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
-    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (found, expected))
-    for name, tensor in theirs.items():
+    ours = weights(found)
+    for name, tensor in weights(expected).items():
         assert torch.allclose(ours[name], tensor, rtol=0, atol=2e-4), name  # Adam turns tiny gradients into whole steps
 
 
@@ -59,7 +40,7 @@ def test_losses_and_weights_are_those_of_one_process(
     """With 7 samples a step, some of text alone, and rows so short that ranks differ in how many they have."""
     stage = stage_file(global_batch=7, learning_rate=ALL, tokens_per_micro_batch=1024, max_length=400)
     train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
-    process = launch(ranks, stage, f"run={tmp_path / 'many'}", f"tokens_per_micro_batch={tokens}")
+    process = training(ranks, stage, f"run={tmp_path / 'many'}", f"tokens_per_micro_batch={tokens}")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert said.count("samples\nsource") == 1  # one process tells
@@ -70,33 +51,15 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(stage_file: Calla
     stage = stage_file(epochs=2, learning_rate=ALL, save_every=3)
     train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
     run = tmp_path / "many"
-    process = launch(4, stage, f"run={run}")
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not ((run / "log.jsonl").exists() and len(log_lines(run)) >= 7):
-        time.sleep(0.01)
-    for pid in processes_of(run):  # torchrun gives each a session of its own
+    process = training(4, stage, f"run={run}")
+    wait_until(lambda: len(log(run)) >= 7, process)
+    for pid in ranks_of(run).values():
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    assert 7 <= len(log_lines(run)) < 18
-    _, said = (resumed := launch(2, stage, f"run={run}")).communicate(timeout=120)
+    assert 7 <= len(log(run)) < 18
+    _, said = (resumed := training(2, stage, f"run={run}")).communicate(timeout=120)
     assert resumed.returncode == 0, said
     assert_same_run(run, tmp_path / "one")
-
-
-def processes_of(run: Path) -> list[int]:
-    """Those that have the run in their command line."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(run).encode() in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def log_lines(run: Path) -> list[str]:
-    return (run / "log.jsonl").read_text().splitlines()
 
 
 def test_broken_samples_and_what_one_process_meets_are_told_by_all(
@@ -109,14 +72,14 @@ def test_broken_samples_and_what_one_process_meets_are_told_by_all(
     stage = stage_file(data=str(tmp_path / "broken"), broken_limit=0.2)
     (tmp_path / "mixture.yaml").write_text(json.dumps({"catalogue": "sources.yaml", "sources": {"captions": {}}}))
     train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
-    process = launch(3, stage, f"run={tmp_path / 'many'}")
+    process = training(3, stage, f"run={tmp_path / 'many'}")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     one, many = ((tmp_path / run / "quarantine.jsonl").read_text() for run in ("one", "many"))
     assert one == many and one.count("not a readable image") >= 2
     assert_same_run(tmp_path / "many", tmp_path / "one")
 
-    stopped = launch(2, stage, f"run={tmp_path / 'strict'}", "broken_limit=0.001", "epochs=3")
+    stopped = training(2, stage, f"run={tmp_path / 'strict'}", "broken_limit=0.001", "epochs=3")
     _, said = stopped.communicate(timeout=120)
     assert stopped.returncode != 0
     assert "more than broken_limit 0.001 allows" in said
@@ -125,14 +88,12 @@ def test_broken_samples_and_what_one_process_meets_are_told_by_all(
 def test_a_request_to_end_saves_and_the_run_goes_on(stage_file: Callable[..., Path], tmp_path: Path) -> None:
     stage = stage_file(epochs=6, save_every=1000)
     run = tmp_path / "run"
-    process = launch(2, stage)
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not ((run / "log.jsonl").exists() and len(log_lines(run)) >= 3):
-        time.sleep(0.01)
+    process = training(2, stage)
+    wait_until(lambda: len(log(run)) >= 3, process)
     process.terminate()  # torchrun hands it on
     _, said = process.communicate(timeout=60)
     assert "the same command continues from there" in said
-    done = len(log_lines(run))
+    done = len(log(run))
     assert 3 <= done < 54
     train(read(Stage, stage))
     assert [entry["step"] for entry in log(run)] == list(range(1, 55))

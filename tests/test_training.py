@@ -26,7 +26,8 @@ from data.mixture import Chosen, Manifest, Shard
 from data.order import Order
 from data.shards import write_shards
 from data.store import Store
-from stages.run_folder import CheckpointError, RunFolder
+from stages.checkpoint import Checkpoints
+from stages.ranks import Ranks
 from stages.schedule import rate_factor
 from stages.stage import Stage
 from stages.train import main, starting_model, train
@@ -115,7 +116,7 @@ def test_sigterm_saves_and_the_run_continues(stage_file: Callable[..., Path], tm
     assert process.returncode == 143
     assert b"the same command continues" in message
     done = len(losses(run))
-    saved = RunFolder(run).newest()
+    saved = Checkpoints(run / "state", Ranks()).newest()
     assert saved is not None and saved.step == done < 36
     assert main([str(stage)]) == 0
     assert [step for step, _, _ in losses(run)] == list(range(1, 37))
@@ -134,7 +135,7 @@ def test_a_signal_to_the_whole_process_group_saves_too(stage_file: Callable[...,
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate()
     assert process.returncode == 143
-    saved = RunFolder(run).newest()
+    saved = Checkpoints(run / "state", Ranks()).newest()
     assert saved is not None and saved.step == len(losses(run))
 
 
@@ -149,7 +150,7 @@ def test_a_model_that_cannot_be_written_loses_nothing(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "The last checkpoint survives" in capsys.readouterr().err
-    saved = RunFolder(tmp_path / "run").newest()
+    saved = Checkpoints(tmp_path / "run" / "state", Ranks()).newest()
     assert saved is not None and saved.step == 9
     assert main([str(stage)]) == 0
     assert len(losses(tmp_path / "run")) == 9
@@ -199,35 +200,6 @@ def test_another_stage_or_other_samples_are_refused(
     mixture.write_text(mixture.read_text().replace("cap: 50", "cap: 40"))
     assert main([str(file)]) == 1
     assert "a run over other samples: the mixture or its shards changed" in capsys.readouterr().err
-
-
-def test_a_checkpoint_counts_only_when_it_is_whole(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    for step in (1, 2, 3):
-        folder.save(step, 0, {"weight/x": torch.full((50,), float(step))})
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000002", "step-000000003"]
-    tensors = tmp_path / "state" / "step-000000003" / "tensors.safetensors"
-    content = bytearray(tensors.read_bytes())
-    content[-1] ^= 1
-    tensors.write_bytes(content)
-    newest = folder.newest()
-    assert newest is not None and newest.step == 2
-    assert newest.tensors()["weight/x"].tolist() == [2.0] * 50
-
-
-def test_a_full_disk_while_saving_leaves_the_former_checkpoint(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.save(1, 0, {"weight/x": torch.ones(100)})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the kernel refuses to write more
-    try:
-        with pytest.raises(CheckpointError, match="the checkpoint of step 1 survives"):
-            folder.save(2, 0, {"weight/x": torch.ones(1_000_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    newest = folder.newest()
-    assert newest is not None and newest.step == 1
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000000001"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 yivl ask MODEL IMAGE "How many cats are there?"
 yivl chat MODEL [IMAGE]
 yivl convert MODEL OUT --layout released
+yivl merge MODEL ADAPTER OUT
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from yivl.adapters import merge, read_adapter
 from yivl.conversation import Conversation, Turn
 from yivl.folder import write_model
 from yivl.inference import YiVL
@@ -22,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        run = {"ask": _ask, "chat": _chat, "convert": _convert}[options.command]
+        run = {"ask": _ask, "chat": _chat, "convert": _convert, "merge": _merge}[options.command]
         run(options)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         print(f"yivl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -50,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", parents=[loading], help="write a model in the other layout")
     convert.add_argument("out")
     convert.add_argument("--layout", choices=("released", "yivl"), default="released")
+    merging = commands.add_parser("merge", help="write a model with an adapter added to its language part")
+    merging.add_argument("model", help="model folder that the adapter was trained on")
+    merging.add_argument("adapter", help="folder of a run's adapter, or of a LoRA that peft wrote")
+    merging.add_argument("out")
     return parser
 
 
@@ -86,15 +92,29 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} already holds a model; choose another folder")
+    out = _free(options.out)
     loaded = YiVL.load(options.model, options.dtype, options.device or "cpu")
     if options.layout == "released":
         write_released(loaded.model, loaded.tokenizer, out)
     else:
         write_model(loaded.model, loaded.tokenizer, out)
     print(out)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    out = _free(options.out)
+    loaded = YiVL.load(options.model, device="cpu")
+    read_adapter(loaded.model, Path(options.adapter))
+    merge(loaded.model, loaded.model.dtype)
+    write_model(loaded.model, loaded.tokenizer, out)
+    print(out)
+
+
+def _free(folder: str) -> Path:
+    out = Path(folder)
+    if (out / "config.json").exists():
+        raise ValueError(f"{out} already holds a model; choose another folder")
+    return out
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _anchor(content: dict[str, Any], cls: Any, folder: Path) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     anchored = dict(content)
     for key, value in content.items():
-        if hints.get(key) is Path and isinstance(value, str):
+        if hints.get(key) in (Path, Path | None) and isinstance(value, str):
             anchored[key] = str(folder / value)
     return anchored
 
