@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]  # the stubs do not know them
 
 T = TypeVar("T")
 _LATE = timedelta(minutes=5)
@@ -112,9 +113,12 @@ def joined(hang_minutes: float) -> Iterator[Ranks]:
     ranks = Ranks(int(os.environ["RANK"]), count)
     if ranks.device.type == "cuda":
         torch.cuda.set_device(ranks.device)
-    distributed.init_process_group(
-        "nccl" if ranks.device.type == "cuda" else "gloo", timeout=timedelta(minutes=hang_minutes) + _LATE
-    )
+    timeout = timedelta(minutes=hang_minutes) + _LATE
+    store, *_ = next(rendezvous("env://", timeout=timeout))
+    # torchrun starts processes anew with the same store: they would find the addresses of those that are gone
+    store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=ranks.rank, world_size=count, timeout=timeout)
     try:
         yield ranks
         distributed.barrier()  # a process that leaves first would end the others' last exchange

@@ -54,13 +54,15 @@ def ranks_of(run: Path) -> dict[int, int]:
     return found
 
 
-def wait_until(happened: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> Any:
-    """Waits for something while a run goes on; what it was."""
+def wait_until(
+    happened: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120, every: float = 0.1
+) -> Any:
+    """Waits for something while a run goes on, looking every so many seconds; what it was."""
     deadline = time.monotonic() + seconds
     while not (found := happened()):
         assert process.poll() is None, f"the run ended: {process.communicate()[1][-2000:]}"
         assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
+        time.sleep(every)
     return found
 
 

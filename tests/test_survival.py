@@ -20,14 +20,20 @@ def killed(run: Path, process: subprocess.Popen[str], rank: int, after: int) -> 
     """SIGKILL for a rank once so many more steps are logged."""
     steps = len(log(run)) + after
     wait_until(lambda: len(log(run)) >= steps, process)
-    os.kill(wait_until(lambda: ranks_of(run).get(rank), process), signal.SIGKILL)
+    kill(run, process, ranks_of(run), rank)
 
 
 def killed_while_saving(run: Path, process: subprocess.Popen[str], rank: int) -> None:
     """SIGKILL for a rank at the moment when an unfinished checkpoint lies there."""
-    pid = wait_until(lambda: ranks_of(run).get(rank), process)
-    wait_until(lambda: list((run / "state").glob(".step-*")), process)
-    os.kill(pid, signal.SIGKILL)
+    pids = wait_until(lambda: len(found := ranks_of(run)) == 2 and found, process)
+    wait_until(lambda: list((run / "state").glob(".step-*")), process, every=0.001)
+    kill(run, process, pids, rank)
+
+
+def kill(run: Path, process: subprocess.Popen[str], pids: dict[int, int], rank: int) -> None:
+    """SIGKILL, and waits until the launcher has ended the others too."""
+    os.kill(pids[rank], signal.SIGKILL)
+    wait_until(lambda: not set(pids.values()) & set(ranks_of(run).values()), process)
 
 
 def damaged(run: Path) -> None:
@@ -45,9 +51,9 @@ def test_kills_a_full_disk_a_damaged_checkpoint_and_sigterm_change_nothing(
     whole, run = tmp_path / "whole", tmp_path / "run"
     trains(2, stage, f"run={whole}")
 
-    process = training(2, stage, f"run={run}", restarts=2)  # torchrun starts all anew when one dies
-    killed(run, process, rank=1, after=5)
-    killed_while_saving(run, process, rank=0)
+    process = training(2, stage, f"run={run}", restarts=1)  # torchrun starts all anew when one dies
+    wait_until(lambda: len(log(run)) >= 5, process)
+    killed_while_saving(run, process, rank=1)
     wait_until(lambda: len(log(run)) >= 12, process)
     process.terminate()
     _, said = process.communicate(timeout=120)
@@ -70,7 +76,7 @@ def test_kills_a_full_disk_a_damaged_checkpoint_and_sigterm_change_nothing(
 
 def test_a_hang_is_told_with_every_process_and_its_samples(stage_file: Callable[..., Path], tmp_path: Path) -> None:
     stage, run = stage_file(epochs=50, hang_minutes=0.1), tmp_path / "run"
-    process = training(2, stage)
+    process = training(2, stage, f"run={run}")
     wait_until(lambda: len(log(run)) >= 3, process)
     stopped = ranks_of(run)[1]
     os.kill(stopped, signal.SIGSTOP)
