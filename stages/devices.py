@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU: its memory, and its dense matrix rate in TFLOP/s at each precision."""
+    """A GPU: its memory, and its dense matrix rates in TFLOP/s."""
 
     gib: float
     """As its driver reports it; a little less than its data sheet's."""
     bf16: float
     tf32: float
     fp32: float
+
+    def peak(self, precision: str) -> float:
+        """TFLOP/s at a stage's precision; fp32 is TF32 where torch has been allowed that."""
+        if precision == "bf16":
+            return self.bf16
+        return self.fp32 if torch.get_float32_matmul_precision() == "highest" else self.tf32
 
 
 DEVICES = {

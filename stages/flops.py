@@ -72,6 +72,11 @@ def model_flops(config: YiVLConfig, trained: Collection[str], work: Work, *, ada
     )
 
 
+def forward_flops(config: YiVLConfig, tokens: int, images: int) -> dict[str, float]:
+    """Of the vision and the language part's blocks, in one forward pass; what recomputing them all would cost."""
+    return {"vision": float(_vision_blocks(config) * images), "language": float(_language_layers(config) * tokens)}
+
+
 def peak_tflops(stage: Stage, device: torch.device) -> float | None:
     """Dense peak of one device at the stage's precision, in TFLOP/s: what the stage says, else the data sheet's.
 
@@ -81,11 +86,7 @@ def peak_tflops(stage: Stage, device: torch.device) -> float | None:
     if stage.peak_tflops:
         return stage.peak_tflops
     known = named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    if known is None:
-        return None
-    if stage.precision == "bf16":
-        return known.bf16
-    return known.fp32 if torch.get_float32_matmul_precision() == "highest" else known.tf32
+    return known.peak(stage.precision) if known else None
 
 
 def _passes(*, weights: bool, inputs: bool) -> int:

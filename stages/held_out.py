@@ -27,7 +27,7 @@ from data.mixture import Manifest, Mixture, resolve, taken_samples
 from data.order import Order, Place
 from data.packing import empty, micro_batches, spread
 from data.store import Store
-from stages.engine import Engine
+from stages.engines.engine import Engine
 from stages.ranks import Ranks
 from stages.recorder import Answer
 from stages.stage import Stage

@@ -1,37 +1,27 @@
-"""What a stage will do, from its files alone: sources, caps, parts, steps. Trains nothing and needs no weights."""
+"""What a stage will do, from its files alone: sources, caps, parts, steps, memory, time. Trains nothing and needs no
+weights and no data; docs/plan.md tells how far it can be trusted."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from data.index import BadIndex
-from data.mixture import Mixture, Source, catalogued
-from data.remote import is_remote
+from data.mixture import Mixture
 from data.store import Store
+from stages.activations import on_meta
+from stages.devices import DEVICES
+from stages.fit import Fit, fit
+from stages.flops import peak_tflops
+from stages.pace import Pace, pace
 from stages.parts import Part, describe, freeze_all_but
+from stages.ranks import Ranks
+from stages.sources import PlannedSource, mean_lengths, planned_sources
 from stages.stage import Stage
 from yivl.assembly import ModelSource
-from yivl.model import YiVLForConditionalGeneration
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSource:
-    """What a source gives."""
-
-    name: str
-    available: int
-    on_disk: bool
-    """Counted from shards; otherwise as published."""
-    cap: int | None
-
-    @property
-    def taken(self) -> int:
-        """Samples in one epoch."""
-        return self.available if self.cap is None else min(self.available, self.cap)
+from yivl.settings import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +32,30 @@ class Plan:
     sources: tuple[PlannedSource, ...]
     parts: tuple[Part, ...]
     patches: int
+    fit: Fit
+    pace: Pace
 
     @property
     def samples(self) -> int:
         """Samples in one epoch."""
-        return sum(source.taken for source in self.sources)
+        return _samples(self.sources)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole stage."""
-        return self.samples * self.stage.epochs // self.stage.global_batch
+        return _steps(self.stage, self.sources)
 
     def __str__(self) -> str:
         stage = self.stage
         lines = [f"{stage.name}: images of {stage.resolution} pixels, {self.patches} tokens each", ""]
-        lines.append(f"{'source':24} {'available':>14} {'':9} {'cap':>12} {'taken':>12}")
+        lines.append(f"{'source':24} {'available':>14} {'':9} {'cap':>12} {'taken':>12} {'tokens each':>12}")
         for one in self.sources:
             origin, cap = "on disk" if one.on_disk else "published", "-" if one.cap is None else f"{one.cap:,}"
             available = f"{one.available:,}" if one.available else "unknown"
-            lines.append(f"{one.name:24} {available:>14} {origin:9} {cap:>12} {one.taken:>12,}")
-        lines.append(f"{'together':24} {'':>14} {'':9} {'':>12} {self.samples:>12,}")
+            tokens = f"{one.lengths.tokens(self.patches):,.0f}"
+            lines.append(f"{one.name:24} {available:>14} {origin:9} {cap:>12} {one.taken:>12,} {tokens:>12}")
+        tokens = f"{mean_lengths(self.sources).tokens(self.patches):,.0f}"
+        lines.append(f"{'together':24} {'':>14} {'':9} {'':>12} {self.samples:>12,} {tokens:>12}")
         lines += ["", describe(list(self.parts)), ""]
         rest = self.samples * stage.epochs - self.steps * stage.global_batch
         lines += [
@@ -71,36 +65,68 @@ class Plan:
             f"{'optimiser steps':32} {self.steps:>12,}  ({rest:,} samples of the last epoch fill no step)",
             f"{'of these warm-up':32} {math.ceil(stage.warmup * self.steps):>12,}",
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", str(self.fit), "", str(self.pace)])
 
 
-def plan(stage: Stage, source: ModelSource, mixture: Mixture) -> Plan:
+def plan(
+    stage: Stage,
+    source: ModelSource,
+    mixture: Mixture,
+    *,
+    ranks: int = 1,
+    device: str = "",
+    mfu: float | None = None,
+) -> Plan:
     """Counts shards where they are on disk, and goes by the published sizes where not.
+
+    Args:
+        stage: the stage.
+        source: its model file.
+        mixture: its mixture.
+        ranks: processes that would train it, each on a device of its own.
+        device: one of `stages.devices.DEVICES`, or the memory of a GPU in GiB; by default what this machine has.
+        mfu: share of the devices' peak that is used; by default as measured in the run so far, or a guess.
 
     Raises:
         BadIndex: a shard on disk has no index, or one that does not fit.
+        SettingsError: there is no such device, number of processes or MFU.
     """
+    if ranks < 1 or not (mfu is None or 0 < mfu <= 1):
+        raise SettingsError(f"{ranks} processes at an MFU of {mfu}: at least 1, and above 0 to 1")
+    stage, where = _on(stage, device)
     config = source.config()
     config.vision_config = config.vision_config | {"image_size": stage.resolution}
-    with torch.device("meta"):
-        model = YiVLForConditionalGeneration(config)
-    sources = []
-    store = Store(Path(stage.data))
-    for name, entry in catalogued(mixture).items():
-        counted = _counted(store, name, entry)
-        available = entry.pairs if counted is None else counted
-        sources.append(PlannedSource(name, available, counted is not None, mixture.cap_of(name)))
-    parts = freeze_all_but(model, stage.learning_rate)
-    return Plan(stage, tuple(sources), tuple(parts), config.patches)
+    sources = planned_sources(mixture, Store(Path(stage.data)))
+    lengths = mean_lengths(sources)
+    steps = _steps(stage, sources)
+    return Plan(
+        stage=stage,
+        sources=sources,
+        parts=tuple(freeze_all_but(on_meta(stage, config), stage.learning_rate)),
+        patches=config.patches,
+        fit=fit(stage, config, ranks, where, lengths),
+        pace=pace(stage, config, lengths, steps=steps, ranks=ranks, peak=peak_tflops(stage, where), mfu=mfu),
+    )
 
 
-def _counted(store: Store, name: str, source: Source) -> int | None:
-    """The samples of a source, or None when its shards, or the indexes of shards that lie elsewhere, are not here."""
+def _on(stage: Stage, device: str) -> tuple[Stage, torch.device]:
+    """The stage on a device that may not be at hand: its memory and speed are stated."""
+    if not device:
+        return stage, Ranks().device
+    if known := DEVICES.get(device.lower()):
+        peak = stage.peak_tflops or known.peak(stage.precision)
+        return replace(stage, device_gib=known.gib, peak_tflops=peak), torch.device("cuda")
     try:
-        return sum(header.samples for header in store.headers(name, store.shards(source.shards)))
-    except FileNotFoundError:
-        return None
-    except BadIndex:
-        if is_remote(source.shards):
-            return None
-        raise
+        return replace(stage, device_gib=float(device)), torch.device("cuda")
+    except ValueError as error:
+        raise SettingsError(
+            f"device {device!r}: not one of {', '.join(DEVICES)}, nor the memory of a GPU in GiB"
+        ) from error
+
+
+def _samples(sources: tuple[PlannedSource, ...]) -> int:
+    return sum(source.taken for source in sources)
+
+
+def _steps(stage: Stage, sources: tuple[PlannedSource, ...]) -> int:
+    return _samples(sources) * stage.epochs // stage.global_batch

@@ -15,6 +15,8 @@
     RUN/state/            for resuming only (stages/checkpoint.py)
     RUN/model/            the result: what the next stage, inference and evaluation read
     RUN/adapter/          of a stage with an adapter: its matrices, for peft
+
+Nothing is pickled; logs grow by whole lines, everything else appears by a rename.
 """
 
 from __future__ import annotations

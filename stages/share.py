@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data.loader import Broken, Step
-from stages.engine import Engine, Passed, Update
+from stages.engines.engine import Engine, Passed, Update
 from stages.flops import Work, model_flops, peak_tflops, work_of
 from stages.recorder import Record
 from stages.stage import Stage

@@ -1,6 +1,6 @@
 """Trains a stage.
 
-    python -m stages.train configs/yi-vl-6b/stage1.yaml --plan      shows what it will do; trains nothing
+    python -m stages.train configs/yi-vl-6b/stage1.yaml --plan --ranks 8 --device h100      shows what it would do
     python -m stages.train configs/yi-vl-6b/stage1.yaml [key=value …]
     torchrun --nproc-per-node 8 -m stages.train …                   on several GPUs, each holding the whole model
 
@@ -30,10 +30,11 @@ from data.store import Store
 from data.tar import BadTar
 from stages import parts
 from stages.checkpoint import CheckpointError, Checkpoints
-from stages.engine import Engine
+from stages.engines.engine import Engine
+from stages.engines.plain import PlainEngine
 from stages.guard import BadStep, Guard
 from stages.held_out import HeldOut
-from stages.plain_engine import PlainEngine
+from stages.memory import chosen_checkpointing
 from stages.plan import plan
 from stages.ranks import OtherProcessFailed, Ranks, joined
 from stages.recorder import Recorder, Silent
@@ -43,6 +44,7 @@ from stages.trainer import Interrupted, TooManyBroken, Trainer
 from stages.watchdog import Watchdog
 from yivl.adapters import add_adapter, merge, write_adapter
 from yivl.assembly import Assembled, ModelSource, assemble
+from yivl.checkpointing import blocks, recompute
 from yivl.encoder import Encoder
 from yivl.fast_images import PIXELS
 from yivl.folder import check_folder, read_model
@@ -85,6 +87,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         add_adapter(model, stage.adapter, stage.seed)
     table = parts.freeze_all_but(model, stage.learning_rate)
     log.info("parts\n%s", parts.describe(table))
+    _recompute(model, stage, ranks)
 
     encoder = Encoder(
         tokenizer,
@@ -133,6 +136,16 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     return folder.model
 
 
+def _recompute(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> None:
+    """Activation checkpointing, as the stage says or its memory asks for: the same in all processes, since a block that
+    is computed again also gathers its weights again under ZeRO 3."""
+    chosen = ranks.gather(chosen_checkpointing(stage, model.config, ranks.count, ranks.device))[0]
+    for part, every in chosen.items():
+        recompute(blocks(model, part), every)
+        if every:
+            log.info("checkpointing: of the %s part every block of %d is recomputed", part, every)
+
+
 def engine_of(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> Engine:
     """The engine that a stage asks for.
 
@@ -144,7 +157,7 @@ def engine_of(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others first, and say so
     try:
-        from stages.deepspeed_engine import DeepSpeedEngine  # noqa: PLC0415 (needed with zero alone; slow to import)
+        from stages.engines.zero import DeepSpeedEngine  # noqa: PLC0415 (needed with zero alone; slow to import)
     except ImportError as error:
         raise SettingsError(f"zero: {stage.zero} needs DeepSpeed: pip install 'yivl[train]' ({error})") from error
     return DeepSpeedEngine(model, stage, ranks)
@@ -221,14 +234,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", type=Path, help="stage file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="instead of what the file says")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it on
-    parser.add_argument("--plan", action="store_true", help="show sources, parts and steps; train nothing")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--plan", action="store_true", help="show what it would do, take and need; train nothing")
+    parser.add_argument("--ranks", type=int, default=1, help="with --plan: processes, each on a device of its own")
+    parser.add_argument("--device", default="", help="with --plan: a100, h100, h200, or a GPU's memory in GiB")
+    parser.add_argument("--mfu", type=float, help="with --plan: share of the device's peak that is used")
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         stage = read(Stage, options.stage, options.overrides)
         if options.plan:
-            print(plan(stage, read(ModelSource, stage.model), read(Mixture, stage.mixture)))
+            source, mixture = read(ModelSource, stage.model), read(Mixture, stage.mixture)
+            print(plan(stage, source, mixture, ranks=options.ranks, device=options.device, mfu=options.mfu))
             return 0
         with joined(stage.hang_minutes) as ranks:
             if not ranks.first:

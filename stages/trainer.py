@@ -15,7 +15,7 @@ import torch
 from data.loader import Broken, BrokenSource, Loader, Step
 from data.packing import empty
 from stages.checkpoint import Checkpoints
-from stages.engine import Engine
+from stages.engines.engine import Engine
 from stages.guard import Guard
 from stages.held_out import HeldOut
 from stages.ranks import Ranks

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from data.packing import Batch, empty, micro_batches, pack, spread
 from stages.checkpoint import Checkpoints
-from stages.engine import Engine
+from stages.engines.engine import Engine
 from stages.parts import freeze_all_but
 from stages.ranks import Ranks, joined
 from stages.stage import Stage

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from data.packing import Batch, pack
+from stages.engines.plain import PlainEngine
 from stages.parts import Part, freeze_all_but, parameter_groups
-from stages.plain_engine import PlainEngine
 from stages.ranks import Ranks
 from stages.stage import Stage
 from stages.train import train

@@ -16,8 +16,8 @@ from data.mixture import Mixture, resolve
 from data.order import Order
 from data.packing import Batch, empty, micro_batches, pack, spread
 from data.store import Store
+from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
-from stages.plain_engine import PlainEngine
 from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl import YiVL

@@ -22,8 +22,8 @@ from run_case import record, stage
 from data.loader import Broken
 from data.mixture import Chosen, Manifest
 from stages.recorder import Answer, Recorder
-from stages.report import main
-from stages.report_chart import MOST_POINTS
+from stages.report.__main__ import main
+from stages.report.chart import MOST_POINTS
 from stages.run_folder import RunFolder
 from stages.stage import Stage
 from stages.train import train

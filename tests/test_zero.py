@@ -19,14 +19,15 @@ from safetensors.torch import load_file
 from stages.ranks import Ranks
 
 LAYOUTS = ("packed", "rows", "uneven", "text")
+STAGES = (1, 2, 3)
+MATRIX = [Case(name=f"{layout}{zero}", zero=zero, layout=layout) for layout in LAYOUTS for zero in STAGES]
 CASES = {
-    2: [Case(name=f"{layout}{zero}", zero=zero, layout=layout) for layout in LAYOUTS for zero in (1, 2, 3)]
-    + [Case(name=f"frozen{zero}", zero=zero, frozen=True) for zero in (1, 2, 3)]
-    + [Case(name=f"offload{zero}", zero=zero, offload=True) for zero in (1, 2, 3)]
-    + [Case(name=f"bf16-{zero}{offload * 'o'}", zero=zero, precision="bf16", offload=offload)
-       for zero in (1, 2, 3) for offload in (False, True)],
-    4: [Case(name=f"{layout}{zero}", zero=zero, layout=layout) for layout in LAYOUTS for zero in (1, 2, 3)],
-}  # fmt: skip
+    2: MATRIX
+    + [Case(name=f"frozen{zero}", zero=zero, frozen=True) for zero in STAGES]
+    + [Case(name=f"offload{zero}", zero=zero, offload=True) for zero in STAGES]
+    + [Case(name=f"bf16-{zero}", zero=zero, precision="bf16") for zero in STAGES],
+    4: MATRIX,
+}
 
 
 def launch(ranks: int, cases: list[Case], out: Path) -> None:
@@ -37,12 +38,20 @@ def launch(ranks: int, cases: list[Case], out: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Folders with what 2 and 4 processes made of all cases."""
-    folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in CASES}
-    for ranks, folder in folders.items():
-        launch(ranks, CASES[ranks], folder)
-    return folders
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of all cases, and in `stateN` what ZeRO N saved after two of the four steps."""
+    folder = tmp_path_factory.mktemp("two")
+    saves = [Case(name=f"save{zero}", zero=zero, save=str(folder / f"state{zero}")) for zero in STAGES]
+    launch(2, CASES[2] + saves, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four processes made of theirs."""
+    folder = tmp_path_factory.mktemp("four")
+    launch(4, CASES[4], folder)
+    return folder
 
 
 @cache
@@ -56,16 +65,30 @@ def plain(case: Case) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     return reference(replace(case, name="", zero=0, offload=False, layout="packed"))
 
 
-@pytest.mark.parametrize(("ranks", "name"), [(ranks, case.name) for ranks in CASES for case in CASES[ranks]])
-def test_the_training_is_that_of_one_process(launched: dict[int, Path], ranks: int, name: str) -> None:
-    case = next(case for case in CASES[ranks] if case.name == name)
-    told = json.loads((launched[ranks] / f"{name}.json").read_text())["told"]
+@pytest.mark.parametrize("case", CASES[2], ids=lambda case: case.name)
+def test_two_processes_train_as_one(two: Path, case: Case) -> None:
+    assert_trained_as_one(two, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES[4], ids=lambda case: case.name)
+def test_four_processes_train_as_one(four: Path, case: Case) -> None:
+    assert_trained_as_one(four, case)
+
+
+def told_in(folder: Path, name: str) -> list[list[float]]:
+    """Losses and gradient norms of a case."""
+    told: list[list[float]] = json.loads((folder / f"{name}.json").read_text())["told"]
+    return told
+
+
+def assert_trained_as_one(folder: Path, case: Case) -> None:
     (expected, weights), exact = plain(case), case.precision == "fp32"
-    for (loss, norm), (loss_expected, norm_expected) in zip(told, expected, strict=True):
+    for (loss, norm), (loss_expected, norm_expected) in zip(told_in(folder, case.name), expected, strict=True):
         # bf16: DeepSpeed's layer norms are bf16, autocast's are fp32
         assert loss == pytest.approx(loss_expected, rel=1e-6 if exact else 1e-3)
         assert norm == pytest.approx(norm_expected, rel=1e-5 if exact else 1e-2)
-    found = load_file(launched[ranks] / f"{name}.safetensors")
+    found = load_file(folder / f"{case.name}.safetensors")
     assert found.keys() == weights.keys()
     for tensor, right in weights.items():
         assert relative(found[tensor], right, tensor) < (1e-5 if exact else 2e-2), tensor
@@ -78,21 +101,29 @@ def relative(found: torch.Tensor, expected: torch.Tensor, name: str) -> float:
     return float((found - expected).float().norm() / expected.float().norm().clamp(min=1e-12))
 
 
-def test_a_checkpoint_serves_every_engine_and_number_of_processes(tmp_path: Path) -> None:
-    """Saved by 2 processes with ZeRO 3, gone on with by 4 with ZeRO 1 and 2 with ZeRO 2; by plain torch; and so on."""
-    states = {zero: str(tmp_path / f"state{zero}") for zero in (1, 2, 3)}
-    launch(2, [Case(name=f"save{zero}", zero=zero, save=state) for zero, state in states.items()], tmp_path)
-    whole = [Case(name=f"whole{zero}", zero=zero) for zero in states]
-    same = [Case(name=f"same{zero}", zero=zero, load=state) for zero, state in states.items()]
-    launch(2, [*whole, *same, Case(name="2to2", zero=2, load=states[3])], tmp_path)
-    launch(4, [Case(name="2to4", zero=1, load=states[3]), Case(name="1to3", zero=3, load=states[1])], tmp_path)
-    launch(1, [Case(name="2to1", load=states[2])], tmp_path)
+def losses_after_a_resume(told: list[list[float]]) -> None:
     expected, _ = plain(Case(name=""))
-    for name in ("2to2", "2to4", "1to3", "2to1"):
-        told = json.loads((tmp_path / f"{name}.json").read_text())["told"]
-        assert [loss for loss, _ in told] == pytest.approx([loss for loss, _ in expected[2:]], rel=1e-6), name
-    for zero in states:  # on the same number of processes nothing differs by a bit
-        once, twice = (json.loads((tmp_path / f"{name}{zero}.json").read_text())["told"] for name in ("whole", "same"))
-        assert once[2:] == twice
-        once, twice = (load_file(tmp_path / f"{name}{zero}.safetensors") for name in ("whole", "same"))
-        assert all(torch.equal(once[name], twice[name]) for name in once)
+    assert [loss for loss, _ in told] == pytest.approx([loss for loss, _ in expected[2:]], rel=1e-6)
+
+
+def test_a_resume_differs_by_no_bit(two: Path, tmp_path: Path) -> None:
+    """In the same engine on as many processes; and its checkpoint serves the other engines."""
+    same = [Case(name=f"same{zero}", zero=zero, load=str(two / f"state{zero}")) for zero in STAGES]
+    others = [Case(name="3to2", zero=2, load=str(two / "state3")), Case(name="1to3", zero=3, load=str(two / "state1"))]
+    launch(2, same + others, tmp_path)
+    for zero in STAGES:
+        assert told_in(two, f"packed{zero}")[2:] == told_in(tmp_path, f"same{zero}")
+        whole, resumed = load_file(two / f"packed{zero}.safetensors"), load_file(tmp_path / f"same{zero}.safetensors")
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+        losses_after_a_resume(trained(Case(name="", load=str(two / f"state{zero}")), Ranks())[0])  # in plain torch
+    for case in others:
+        losses_after_a_resume(told_in(tmp_path, case.name))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_serves_another_number_of_processes(two: Path, tmp_path: Path) -> None:
+    cases = [Case(name=f"from{zero}", zero=zero, load=str(two / f"state{zero}")) for zero in STAGES]
+    for ranks in (1, 4):
+        launch(ranks, cases, tmp_path / str(ranks))
+        for case in cases:
+            losses_after_a_resume(told_in(tmp_path / str(ranks), case.name))

@@ -78,13 +78,13 @@ def _all_at_once(
 
 
 def _one_by_one(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ...], scaling: float | None) -> Tensor:
+    lengths = [end - start for start, end in pairwise(bounds)]
+    # `split`, not slices: each slice's gradient would be a row of zeros as long as all samples together
+    samples = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     pieces = [
-        F.scaled_dot_product_attention(
-            query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
-            is_causal=True, scale=scaling, enable_gqa=True,
-        ).transpose(1, 2)
-        for start, end in pairwise(bounds)
-    ]  # fmt: skip
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2)
+        for q, k, v in samples
+    ]
     return torch.cat(pieces, dim=1)
 
 

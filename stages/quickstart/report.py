@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from stages import report_chart
+from stages.report import chart
 from yivl import page
 
 _TRAINED: Final = {
@@ -88,7 +88,7 @@ def write_report(
         ),
         page.section("Where the time went", "", _phases(summary["seconds"])),
     ]
-    page.write_page(path, "Yi-VL quickstart", parts, style=report_chart.STYLE + _STYLE, script=report_chart.SCRIPT)
+    page.write_page(path, "Yi-VL quickstart", parts, style=chart.STYLE + _STYLE, script=chart.SCRIPT)
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -148,8 +148,8 @@ def _card(number: int, example: Example) -> str:
     )
 
 
-def _figure(name: str, points: Sequence[report_chart.Point]) -> str:
-    return report_chart.curves(_title(name), _TRAINED.get(name, ""), "loss", report_chart.smoothed(points))
+def _figure(name: str, points: Sequence[chart.Point]) -> str:
+    return chart.curves(_title(name), _TRAINED.get(name, ""), "loss", chart.smoothed(points))
 
 
 def _title(name: str) -> str:

@@ -19,9 +19,9 @@ from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_full_opti
 from torch import Tensor, distributed, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # the stubs do not know it
 
-from stages.engine import WEIGHT, Engine
+from stages.engines.engine import WEIGHT, Engine
+from stages.engines.plain import begin_moments, set_rates, set_updates
 from stages.parts import cast, parameter_groups
-from stages.plain_engine import begin_moments, set_rates, set_updates
 from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.model import YiVLForConditionalGeneration

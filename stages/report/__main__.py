@@ -21,10 +21,10 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from stages import report_chart
 from stages.recorder import PHASES
-from stages.report_chart import Curve, Point, curves, layers, smoothed
-from stages.report_log import Line, RunLog, read_run
+from stages.report import chart
+from stages.report.chart import Curve, Point, curves, layers, smoothed
+from stages.report.log import Line, RunLog, read_run
 from yivl import page
 
 _STYLE: Final = """
@@ -69,7 +69,7 @@ def write_report(run: RunLog, out: Path) -> None:
                                   _broken(run.broken)))  # fmt: skip
     if len(run.starts) > 1:
         parts.append(page.section("Starts", "Each but the first continued the run.", _starts(run.starts)))
-    page.write_page(out, _name(run), parts, style=report_chart.STYLE + _STYLE, script=report_chart.SCRIPT)
+    page.write_page(out, _name(run), parts, style=chart.STYLE + _STYLE, script=chart.SCRIPT)
 
 
 def _name(run: RunLog) -> str:

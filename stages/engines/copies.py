@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.packing import Batch
-from stages.clock import Clock
+from stages.engines.clock import Clock
 
 
 def on_device(batches: Sequence[Batch], device: torch.device, clock: Clock) -> Iterator[Batch]:

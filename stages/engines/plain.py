@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from stages.engine import KINDS, WEIGHT, Engine
+from stages.engines.engine import KINDS, WEIGHT, Engine
 from stages.parts import cast, cast_all, parameter_groups
 from stages.ranks import Ranks
 from stages.stage import Stage

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from data.packing import Batch
-from stages.clock import Clock
-from stages.copies import on_device
+from stages.engines.clock import Clock
+from stages.engines.copies import on_device
 from stages.parts import trained
 from stages.ranks import Ranks
 from stages.stage import Stage

@@ -13,7 +13,7 @@ import yaml
 
 from data.mixture import Manifest, load_manifest
 from stages.recorder import scalars
-from stages.report_chart import Point
+from stages.report.chart import Point
 from stages.run_folder import RunFolder
 
 Line = Mapping[str, Any]

@@ -1,0 +1,222 @@
+"""The ways to train that `python -m stages.benchmark` compares, each run in a process of its own.
+
+`packed` is ours. `padded` is the step of Yi-VL's released fine-tuning script and of LLaVA's trainer, on which it
+builds: micro-batches of equally many samples, padded on the right to the longest of them, transformers' own SDPA Llama
+with an attention mask, every decoder layer run again in the backward pass, logits at every position with a copy in
+float32, and as loss the mean of the micro-batches' means. Modules, weights, optimiser, clipping and precision are the
+same. `products` multiplies matrices: the most that the machine gives.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from data.packing import micro_batches
+from stages.benchmark_case import Case
+from stages.engines.plain import PlainEngine
+from stages.parts import freeze_all_but
+from stages.ranks import Ranks
+from yivl.encoder import IGNORE, Example
+
+_PRODUCTS = {
+    "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (8192, 512, 2048)),
+    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 4096)),
+}
+"""Rows, inner size and columns: square, and tall as a model's are."""
+_LEAST_SECONDS = 0.3
+"""Of one shape in one measurement."""
+
+
+class Way(Protocol):
+    """Something to measure."""
+
+    def warm_up(self) -> None:
+        """Runs a little of it, so that memory and kernels are there."""
+
+    def measure(self) -> float:
+        """Seconds of an optimiser step; of `Products`, FLOP/s."""
+
+
+class Packed:
+    """Our step."""
+
+    def __init__(self, case: Case) -> None:
+        self.engine = _engine(case)
+        self.batches = micro_batches(case.examples(), case.stage().tokens_per_micro_batch)
+
+    def warm_up(self) -> None:
+        """The step over one micro-batch."""
+        self._step(1)
+
+    def measure(self) -> float:
+        """Seconds of a step."""
+        return _seconds(lambda: self._step(len(self.batches)), self.engine.device)
+
+    def _step(self, count: int) -> None:
+        batches = self.batches[:count]
+        self.engine.backward(batches, sum(batch.supervised for batch in batches))
+        self.engine.step(1.0, lambda norm: True)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Samples padded on the right to the longest one's T tokens."""
+
+    input_ids: Tensor  # int64 [B, T]
+    labels: Tensor  # int64 [B, T]
+    mask: Tensor  # int64 [B, T], 0 at padding
+    pixels: Tensor  # uint8 [B, 3, S, S]
+
+
+class Padded:
+    """The other step."""
+
+    def __init__(self, case: Case) -> None:
+        self.engine = _engine(case)
+        self.language = self.engine.model.language
+        self.language.set_attn_implementation("sdpa")
+        self.language.activation_checkpointing_enable({"use_reentrant": False})
+        examples = case.examples()
+        self.batches = [pad(examples[n : n + case.padded]) for n in range(0, len(examples), case.padded)]
+
+    def warm_up(self) -> None:
+        """The step over one micro-batch."""
+        self._step(1)
+
+    def measure(self) -> float:
+        """Seconds of a step."""
+        return _seconds(lambda: self._step(len(self.batches)), self.engine.device)
+
+    def _step(self, count: int) -> None:
+        device, bf16 = self.engine.device, self.engine.precision == torch.bfloat16
+        for batch in self.batches[:count]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                embeddings = self.engine.model.embed(batch.input_ids.to(device), batch.pixels.to(device))
+                loss = self.language(
+                    inputs_embeds=embeddings,
+                    attention_mask=batch.mask.to(device),
+                    labels=batch.labels.to(device),
+                    use_cache=False,
+                ).loss
+            (loss / count).backward()
+        self.engine.step(1.0, lambda norm: True)
+
+
+class Products:
+    """Matrix products of the case's precision."""
+
+    def __init__(self, case: Case) -> None:
+        self.device = case.device
+        dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+        self.pairs = [
+            (torch.randn(rows, inner).to(self.device, dtype), torch.randn(inner, columns).to(self.device, dtype))
+            for rows, inner, columns in _PRODUCTS[self.device.type]
+        ]
+
+    def warm_up(self) -> None:
+        """Each product once."""
+        for a, b in self.pairs:
+            a @ b
+
+    def measure(self) -> float:
+        """FLOP/s of the shape that gives most."""
+        return max(self._rate(a, b) for a, b in self.pairs)
+
+    def _rate(self, a: Tensor, b: Tensor) -> float:
+        seconds = count = 0.0
+        while seconds < _LEAST_SECONDS:
+            seconds += _seconds(lambda: a @ b, self.device)
+            count += 1
+        return 2 * a.numel() * b.shape[1] * count / seconds
+
+
+WAYS: dict[str, Callable[[Case], Way]] = {"packed": Packed, "padded": Padded, "products": Products}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A way in its own process, warmed up."""
+
+    _pool: ProcessPoolExecutor
+
+    def measure(self) -> float:
+        """See `Way.measure`."""
+        return self._pool.submit(_measure).result()
+
+    def peak(self) -> int:
+        """Most bytes that it has had: of the process on a CPU, of the allocator on a GPU."""
+        return self._pool.submit(_peak).result()
+
+
+@contextmanager
+def running(way: str, case: Case) -> Iterator[Run]:
+    """Begins a way of `WAYS` in a fresh process, and ends it afterwards."""
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(way, case)) as pool:
+        yield Run(pool)
+
+
+_way: Way
+"""Of a process that `running` began."""
+
+
+def _begin(way: str, case: Case) -> None:
+    global _way
+    _way = WAYS[way](case)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # building the model in float32 takes more than training it
+    _way.warm_up()
+
+
+def _measure() -> float:
+    return _way.measure()
+
+
+def _peak() -> int:
+    return peak_bytes(Ranks().device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes that this process has had: of the allocator on a GPU, of all its memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _engine(case: Case) -> PlainEngine:
+    model, stage = case.model(), case.stage()
+    freeze_all_but(model, stage.learning_rate)
+    return PlainEngine(model, stage, Ranks())
+
+
+def pad(examples: Sequence[Example]) -> PaddedBatch:
+    """The samples as one padded micro-batch."""
+
+    def padded(rows: list[Tensor], value: int) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=value)
+
+    ids = [torch.from_numpy(example.input_ids) for example in examples]
+    return PaddedBatch(
+        input_ids=padded(ids, 0),
+        labels=padded([torch.from_numpy(example.labels) for example in examples], IGNORE),
+        mask=padded([torch.ones_like(row) for row in ids], 0),
+        pixels=torch.cat([torch.from_numpy(example.pixels) for example in examples]),
+    )
+
+
+def _seconds(action: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

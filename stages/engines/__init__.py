@@ -1,0 +1,1 @@
+"""Forward, backward and the optimiser: in plain torch, and on DeepSpeed."""

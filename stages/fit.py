@@ -1,0 +1,136 @@
+"""Whether a run fits into memory, and what to change where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from stages.activations import BLOCKS
+from stages.memory import Estimate, Memory, device_bytes
+from stages.sources import Lengths
+from stages.stage import Stage
+from yivl.configuration import YiVLConfig
+
+_ROWS = sorted(base << shift for base in (1024, 1536) for shift in range(7))
+"""Values of `tokens_per_micro_batch` that are tried: powers of two, and half-way between them."""
+_LABELS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "exchange": "exchange between processes",
+    "activations": "activations",
+    "working": "head, or a block's backward pass",
+    "allocator": "allocator's surplus",
+    "batch": "batch",
+    "libraries": "libraries",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The memory of one process."""
+
+    memory: Memory
+    room: int
+    """Bytes of its device."""
+    every: dict[str, int]
+    """Of each part every k-th block is recomputed."""
+    tokens: int
+    """Of a full micro-batch."""
+    images: int
+    most_tokens: int
+    """The largest of the usual micro-batches that fits with as little recomputation; 0: none."""
+    remedies: tuple[str, ...]
+    """Changes to the stage, each of which would make it fit where it does not."""
+
+    def __str__(self) -> str:
+        lines = [f"{'memory of a process':42} {'GiB':>8}"]
+        lines += [f"{_LABELS[field.name]:42} {_gib(getattr(self.memory, field.name)):>8}" for field in fields(Memory)]
+        lines.append(f"{'together':42} {_gib(self.memory.total):>8}  of {_gib(self.room)}: {self._verdict}")
+        lines.append(f"{'tokens of a full micro-batch':42} {self.tokens:>8,}  with {self.images:,} images")
+        if self.most_tokens:
+            lines.append(f"{'tokens_per_micro_batch that would fit':42} {self.most_tokens:>8,}")
+        lines += [f"{f'recomputed blocks, {part}':42} {_share(every):>8}" for part, every in self.every.items()]
+        return "\n".join(lines)
+
+    @property
+    def _verdict(self) -> str:
+        if self.memory.fits(self.room):
+            return "fits"
+        if not self.remedies:
+            return "does not fit, whatever is changed; it needs more processes or larger ones"
+        return f"does not fit. Any of these would: {'; '.join(self.remedies)}"
+
+
+def fit(stage: Stage, config: YiVLConfig, ranks: int, device: torch.device, lengths: Lengths) -> Fit:
+    """The memory of one process of a run.
+
+    Args:
+        stage: the stage.
+        config: shapes, at the stage's resolution.
+        ranks: processes of the run.
+        device: where they compute; its kind counts, and its memory where the stage does not state it.
+        lengths: of the samples.
+    """
+    room = device_bytes(stage, device)
+
+    def estimate(changed: Stage) -> Estimate:
+        return Estimate(changed, config, ranks, device.type, lengths)
+
+    def remedied(changed: Stage) -> bool:
+        return estimate(changed).fits(dict.fromkeys(BLOCKS, 1), room)
+
+    now = estimate(stage)
+    every = now.checkpointing(room)
+    memory = now.memory(every)
+    as_it_is = memory.fits(room)
+    return Fit(
+        memory=memory,
+        room=room,
+        every=every,
+        tokens=now.row.tokens,
+        images=now.row.images,
+        most_tokens=_most_tokens(stage, estimate, every, room) if as_it_is else 0,
+        remedies=() if as_it_is else tuple(_first(_changes(stage), remedied)),
+    )
+
+
+def _most_tokens(stage: Stage, estimate: Callable[[Stage], Estimate], every: dict[str, int], room: int) -> int:
+    """The largest of the usual micro-batches that fits and that a step can fill, or the stage's own."""
+    most = stage.tokens_per_micro_batch
+    for tokens in (size for size in _ROWS if size > most):
+        longer = estimate(replace(stage, tokens_per_micro_batch=tokens))
+        if longer.row.tokens < tokens or not longer.fits(every, room):
+            break
+        most = tokens
+    return most
+
+
+def _changes(stage: Stage) -> Iterator[list[tuple[str, Stage]]]:
+    """Ways out, each as a list from the mildest change to the strongest; everything is recomputed with any of them."""
+    free = replace(stage, checkpointing={})
+    if stage.checkpointing:
+        yield [("checkpointing left out", free)]
+    higher = [replace(free, zero=zero) for zero in (1, 2, 3) if zero > stage.zero]
+    yield [(f"zero: {one.zero}", one) for one in higher]
+    shorter = [size for size in reversed(_ROWS) if size < stage.tokens_per_micro_batch]
+    yield [(f"tokens_per_micro_batch: {size}", replace(free, tokens_per_micro_batch=size)) for size in shorter]
+    kept = [] if stage.offload or not stage.zero else [free]
+    yield [(f"zero: {one.zero} with offload: true", replace(one, offload=True)) for one in [*kept, *higher]]
+
+
+def _first(ways: Iterable[list[tuple[str, Stage]]], good: Callable[[Stage], bool]) -> Iterator[str]:
+    for way in ways:
+        found = next((name for name, changed in way if good(changed)), None)
+        if found:
+            yield found
+
+
+def _share(every: int) -> str:
+    return {0: "none", 1: "all"}.get(every, f"1 in {every}")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
