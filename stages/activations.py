@@ -79,14 +79,16 @@ class MicroBatch:
 
     def activations(self, every: Mapping[str, int]) -> Activations:
         """With every k-th block recomputed, by part as in `Stage.checkpointing`."""
-        first = {part: bool(every[part]) for part in BLOCKS}
-        total = list(self._levels(first, dict.fromkeys(BLOCKS, 1)))
-        for part, number in depth(self.config).items():
-            again = recomputed(number, every[part])
-            for inner, count in ((True, again), (False, number - again)):
-                further = count - (inner == first[part])  # beside the one that is in `total`
+        number = depth(self.config)
+        # where backward begins, nothing is freed yet: what the last block needs there comes on top of all that is kept
+        last = {part: bool(every[part]) and (number[part] - 1) % every[part] == 0 for part in BLOCKS}
+        total = list(self._levels(last, dict.fromkeys(BLOCKS, 1)))
+        for part in BLOCKS:
+            again = recomputed(number[part], every[part])
+            for inner, count in ((True, again), (False, number[part] - again)):
+                further = count - (inner == last[part])  # beside the one that is in `total`
                 if further:
-                    for moment, more in enumerate(self._per_block(part, first | {part: inner})):
+                    for moment, more in enumerate(self._per_block(part, last | {part: inner})):
                         total[moment] += further * more
         kept, *peaks = total
         return Activations(round(kept), round(max(peaks) - kept))

@@ -83,9 +83,9 @@ def measure(case: Case, steps: int) -> Line:
 
 
 def _line(case: Case, *, product: float, seconds: dict[str, float], peaks: dict[str, int]) -> Line:
-    examples, stage = case.examples(), case.stage()
+    examples = case.examples()
     work = work_of([pack(examples)])
-    flops = model_flops(case.config(), stage.learning_rate, work)
+    flops = model_flops(case.config(), case.settings().learning_rate, work)
     return Line(
         case=case,
         samples=len(examples),
@@ -111,7 +111,7 @@ def step_rows(lines: Sequence[Line]) -> list[list[str]]:
     for line in lines:
         rate, tokens, peak = line.samples_per_second, line.tokens_per_second, line.peak_bytes
         rows.append([
-            str(line.case.number), line.case.precision,
+            str(line.case.stage), line.case.precision,
             f"{rate['packed']:.2f} ({rate['padded']:.2f})", f"{line.times_as_fast:.2f}",
             f"{tokens['packed']:.0f} ({tokens['padded']:.0f})",
             f"{peak['packed'] / _GIB:.2f} ({peak['padded'] / _GIB:.2f})", f"{line.times_the_memory:.2f}",
@@ -154,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--head", action="store_true", help="measure the loss head by itself instead")
     options = parser.parse_args(arguments)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    if options.shapes != "desk" and not torch.cuda.is_available():
-        print(f"error: --shapes {options.shapes} needs a GPU, and none is there; --shapes desk runs on a CPU")
+    if options.shapes == "yi-6b" and not torch.cuda.is_available():
+        print("error: --shapes yi-6b needs a GPU, and none is there; --shapes desk runs on a CPU", file=sys.stderr)
         return 1
     print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
     lines: list[Line] | list[HeadLine]
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = head_lines()
         print(aligned(head_rows(lines)))
     else:
-        cases = [Case(shapes=options.shapes, number=n, precision=p) for n in options.stage for p in options.precision]
+        cases = [Case(shapes=options.shapes, stage=n, precision=p) for n in options.stage for p in options.precision]
         lines = [measure(case, options.steps) for case in cases]
         print(aligned(step_rows(lines)))
     if options.json:

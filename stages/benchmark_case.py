@@ -1,18 +1,18 @@
 """What `python -m stages.benchmark` trains: model shapes, and samples made for them.
 
 The desk's are a ViT of width 384 and a language model of width 512 with Yi's vocabulary, which two cores can train;
-Yi-6B's are those of the model file. Stage files of Yi-VL-6B say what is trained, and at what resolution.
+Yi-6B's are those of the model file; the toy's show that the command runs. The stage files of Yi-VL-6B say the rest:
+what is trained, with which optimiser.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig
 
 from stages.ranks import Ranks
 from stages.stage import Stage
@@ -35,29 +35,64 @@ class _Texts:
     most: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shapes:
-    """A model, and how much of the data each way takes at a time."""
-
-    stage: dict[int, list[str]]
-    """Overrides of the stage files."""
-    padded: dict[int, int]
-    """Samples of a padded micro-batch, by stage."""
-
-
 _SHORT = _Texts(median=45, sigma=0.5, least=8, most=160)
 _TEXTS = {1: _SHORT, 2: _SHORT, 3: _Texts(median=220, sigma=0.8, least=24, most=1500)}
-"""Captions, short answers, conversations: much the spread of the stages' sources."""
+"""Captions, short answers, conversations, by stage."""
 _SUPERVISED = 0.6
 """Of a sample's text."""
-_DESK = ["global_batch=32", "tokens_per_micro_batch=2600"]
-_LARGE = ["global_batch=128"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shapes:
+    """A model, and what it is given at a time."""
+
+    config: Callable[[], YiVLConfig]
+    overrides: tuple[str, ...]
+    """Of the stage files."""
+    sides: dict[int, int]
+    """Of the images, in pixels, by stage."""
+    padded: dict[int, int]
+    """Samples of a padded micro-batch, by stage."""
+    recomputed: dict[int, dict[str, int]]
+    """By stage what our step can't keep in memory, as in `Stage.checkpointing`."""
+
+
+def _desk() -> YiVLConfig:
+    vision = {"width": 384, "layers": 12, "heads": 6}  # the last layer is never run
+    text = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8,
+            "num_key_value_heads": 2, "vocab_size": 64_000}  # fmt: skip
+    return YiVLConfig(vision_config=vision, text_config=text)
+
+
+def _toy() -> YiVLConfig:
+    vision = {"width": 32, "layers": 3, "heads": 2}
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 500}  # fmt: skip
+    return YiVLConfig(vision_config=vision, text_config=text)
+
+
 SHAPES = {
     "desk": _Shapes(
-        stage={1: [*_DESK, "resolution=224"], 2: [*_DESK, "resolution=448"], 3: [*_DESK, "resolution=224"]},
+        config=_desk,
+        overrides=("global_batch=32", "tokens_per_micro_batch=2600"),
+        sides={1: 224, 2: 448, 3: 224},
         padded={1: 4, 2: 4, 3: 4},
+        recomputed={1: {}, 2: {}, 3: {}},
     ),
-    "yi-6b": _Shapes(stage={1: _LARGE, 2: _LARGE, 3: _LARGE}, padded={1: 32, 2: 8, 3: 4}),
+    "yi-6b": _Shapes(
+        config=lambda: read(ModelSource, _CONFIGS / "model" / "yi-vl-6b.yaml").config(),
+        overrides=("global_batch=128",),
+        sides={1: 224, 2: 448, 3: 448},
+        padded={1: 32, 2: 8, 3: 4},
+        recomputed={1: {}, 2: {}, 3: {"language": 1}},  # beside 107 GB of weights, gradients and moments
+    ),
+    "toy": _Shapes(
+        config=_toy,
+        overrides=("global_batch=6", "tokens_per_micro_batch=2600"),
+        sides={1: 28, 2: 56, 3: 28},
+        padded={1: 2, 2: 2, 3: 2},
+        recomputed={1: {}, 2: {}, 3: {}},
+    ),
 }
 
 
@@ -67,9 +102,10 @@ class Case:
 
     shapes: str
     """One of `SHAPES`."""
-    number: int
-    """Of the stage: 1, 2 or 3."""
+    stage: int
+    """1, 2 or 3."""
     precision: str
+    """fp32 or bf16."""
 
     @property
     def device(self) -> torch.device:
@@ -79,17 +115,23 @@ class Case:
     @property
     def padded(self) -> int:
         """Samples of a padded micro-batch."""
-        return SHAPES[self.shapes].padded[self.number]
+        return SHAPES[self.shapes].padded[self.stage]
 
-    def stage(self) -> Stage:
-        """The stage's settings."""
-        overrides = [*SHAPES[self.shapes].stage[self.number], f"precision={self.precision}"]
-        return read(Stage, _CONFIGS / "yi-vl-6b" / f"stage{self.number}.yaml", overrides)
+    @property
+    def recomputed(self) -> dict[str, int]:
+        """What our step can't keep in memory, as in `Stage.checkpointing`."""
+        return SHAPES[self.shapes].recomputed[self.stage]
+
+    def settings(self) -> Stage:
+        """The stage file, adapted to the shapes."""
+        shapes = SHAPES[self.shapes]
+        overrides = [*shapes.overrides, f"resolution={shapes.sides[self.stage]}", f"precision={self.precision}"]
+        return read(Stage, _CONFIGS / "yi-vl-6b" / f"stage{self.stage}.yaml", overrides)
 
     def config(self) -> YiVLConfig:
         """The model's shapes."""
-        config = _desk() if self.shapes == "desk" else read(ModelSource, _CONFIGS / "model" / "yi-vl-6b.yaml").config()
-        config.vision_config["image_size"] = self.stage().resolution
+        config = SHAPES[self.shapes].config()
+        config.vision_config["image_size"] = SHAPES[self.shapes].sides[self.stage]
         return config
 
     def model(self) -> YiVLForConditionalGeneration:
@@ -100,9 +142,9 @@ class Case:
 
     def examples(self) -> list[Example]:
         """The samples of an optimiser step: a picture of noise and random words each."""
-        stage, config, texts = self.stage(), self.config(), _TEXTS[self.number]
+        settings, config, texts = self.settings(), self.config(), _TEXTS[self.stage]
         rng = np.random.default_rng(0)
-        lengths = np.exp(rng.normal(np.log(texts.median), texts.sigma, stage.global_batch))
+        lengths = np.exp(rng.normal(np.log(texts.median), texts.sigma, settings.global_batch))
         lengths = lengths.clip(texts.least, texts.most).round().astype(int)
         return [_example(rng, int(length), config, f"{number}") for number, length in enumerate(lengths)]
 
@@ -117,17 +159,3 @@ def _example(rng: np.random.Generator, length: int, config: YiVLConfig, key: str
         source=f"{length} tokens",
         key=key,
     )
-
-
-def _desk() -> YiVLConfig:
-    vision: dict[str, Any] = {"width": 384, "layers": 12, "heads": 6}  # of which the last is never run
-    text = LlamaConfig(
-        vocab_size=64_000,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        rms_norm_eps=1e-5,
-    )
-    return YiVLConfig(vision_config=vision, text_config=text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import resource
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from stages.benchmark_case import Case
 from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
 from stages.ranks import Ranks
+from yivl.checkpointing import blocks, recompute
 from yivl.encoder import IGNORE, Example
 
 _PRODUCTS = {
@@ -48,25 +50,58 @@ class Way(Protocol):
         """Seconds of an optimiser step; of `Products`, FLOP/s."""
 
 
-class Packed:
-    """Our step."""
+class _Step(ABC):
+    """An optimiser step of a case.
+
+    Args:
+        case: what is trained.
+    """
 
     def __init__(self, case: Case) -> None:
-        self.engine = _engine(case)
-        self.batches = micro_batches(case.examples(), case.stage().tokens_per_micro_batch)
+        model, settings = case.model(), case.settings()
+        freeze_all_but(model, settings.learning_rate)
+        self.engine = PlainEngine(model, settings, Ranks())
 
     def warm_up(self) -> None:
-        """The step over one micro-batch."""
+        """A step over one micro-batch."""
         self._step(1)
 
     def measure(self) -> float:
         """Seconds of a step."""
-        return _seconds(lambda: self._step(len(self.batches)), self.engine.device)
+        return _seconds(lambda: self._step(self.micro_batches), self.engine.device)
 
     def _step(self, count: int) -> None:
+        self.backward(count)
+        self.engine.step(1.0, lambda norm: True)
+
+    @property
+    @abstractmethod
+    def micro_batches(self) -> int:
+        """Of a step."""
+
+    @abstractmethod
+    def backward(self, count: int) -> None:
+        """Adds up the gradients of a step that has the first `count` micro-batches only."""
+
+
+class Packed(_Step):
+    """Ours."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case)
+        for part, every in case.recomputed.items():
+            recompute(blocks(self.engine.model, part), every)
+        self.batches = micro_batches(case.examples(), case.settings().tokens_per_micro_batch)
+
+    @property
+    def micro_batches(self) -> int:
+        """See `_Step`."""
+        return len(self.batches)
+
+    def backward(self, count: int) -> None:
+        """See `_Step`."""
         batches = self.batches[:count]
         self.engine.backward(batches, sum(batch.supervised for batch in batches))
-        self.engine.step(1.0, lambda norm: True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +114,24 @@ class PaddedBatch:
     pixels: Tensor  # uint8 [B, 3, S, S]
 
 
-class Padded:
-    """The other step."""
+class Padded(_Step):
+    """The other one."""
 
     def __init__(self, case: Case) -> None:
-        self.engine = _engine(case)
+        super().__init__(case)
         self.language = self.engine.model.language
         self.language.set_attn_implementation("sdpa")
         self.language.activation_checkpointing_enable({"use_reentrant": False})
         examples = case.examples()
         self.batches = [pad(examples[n : n + case.padded]) for n in range(0, len(examples), case.padded)]
 
-    def warm_up(self) -> None:
-        """The step over one micro-batch."""
-        self._step(1)
+    @property
+    def micro_batches(self) -> int:
+        """See `_Step`."""
+        return len(self.batches)
 
-    def measure(self) -> float:
-        """Seconds of a step."""
-        return _seconds(lambda: self._step(len(self.batches)), self.engine.device)
-
-    def _step(self, count: int) -> None:
+    def backward(self, count: int) -> None:
+        """See `_Step`."""
         device, bf16 = self.engine.device, self.engine.precision == torch.bfloat16
         for batch in self.batches[:count]:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -110,7 +143,6 @@ class Padded:
                     use_cache=False,
                 ).loss
             (loss / count).backward()
-        self.engine.step(1.0, lambda norm: True)
 
 
 class Products:
@@ -191,12 +223,6 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _engine(case: Case) -> PlainEngine:
-    model, stage = case.model(), case.stage()
-    freeze_all_but(model, stage.learning_rate)
-    return PlainEngine(model, stage, Ranks())
 
 
 def pad(examples: Sequence[Example]) -> PaddedBatch:
