@@ -10,8 +10,10 @@ reported with its reason.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
@@ -37,6 +39,8 @@ BYTES_PER_TOKEN = 3
 """To estimate a text's tokens from its bytes (English about 4, Chinese about 2); only balance depends on it."""
 _OPEN_SHARDS = 256
 """Shards kept open, with their indexes in memory: about 0.4 MB each for 10,000 samples."""
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent ends."""
 _MAX_REPLACEMENTS = 20
 """Failures in a row at one position after which the source, not the sample, is at fault."""
 
@@ -216,6 +220,7 @@ class Loader:
         self.global_batch = global_batch
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.rank, self.ranks, self.workers = rank, ranks, workers
+        self._shares: dict[int, list[Task]] = {}  # of the steps in hand
         cache = samples.store.cache
         self._prefetcher = Prefetcher(cache) if cache else None
         self.total_steps = samples.order.epoch_samples * epochs // global_batch
@@ -227,7 +232,7 @@ class Loader:
 
     def steps(self, start: int = 0) -> Generator[Step, None, None]:
         """The steps from `start` on, as many as there are."""
-        shares: dict[int, list[Task]] = {}  # of the steps in hand
+        shares = self._shares
 
         def share(number: int) -> list[Task]:
             if number not in shares:
@@ -262,11 +267,11 @@ class Loader:
         return [Task(first + sample, places[sample]) for sample in share]
 
     def describe(self, number: int) -> str:
-        """Tells which samples this rank loads for a step."""
+        """Tells which samples this rank loads for a step in hand; reads nothing, so that another thread may ask."""
         sources = self.samples.order.manifest.sources
         named = [
             f"{sources[place.source].name}/{sources[place.source].shards[place.shard].path} #{place.sample}"
-            for _, place in self.tasks(number)
+            for _, place in self._shares.get(number, [])
         ]
         return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
 
@@ -310,6 +315,9 @@ def _unchanged(item: Item) -> Item:
 
 
 def _deaf(worker: int) -> None:
-    """A scheduler signals the whole process group; it is the trainer that ends the run, and its workers with it."""
+    """A scheduler signals the whole process group; it is the trainer that ends the run, and its workers with it. A
+    trainer that was killed takes its workers along: they hold its lock on the run folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -8,10 +8,10 @@ second or two and whatever the model's size.
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch._subclasses import FakeTensorMode
 from stages.ledger import Ledger
 from stages.parts import cast, freeze_all_but
 from stages.stage import Stage
-from yivl.adapters import add_adapter
+from yivl.adapters import Adapter, add_adapter
 from yivl.checkpointing import blocks, recompute
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
@@ -49,19 +49,6 @@ class Activations:
     """On top, at the peak: the head's logits, or the gradients and the recomputed inside of a block."""
 
 
-class _Levels(NamedTuple):
-    """Bytes, beside weights and their gradients, at four moments."""
-
-    kept: float
-    """Before the head."""
-    forward: float
-    """At most, in forward and head."""
-    language: float
-    """At most, in backward through the language part."""
-    vision: float
-    """At most, in backward through the projector and the vision part."""
-
-
 class MicroBatch:
     """Forward and backward of one micro-batch, in bytes.
 
@@ -72,38 +59,36 @@ class MicroBatch:
     """
 
     def __init__(self, stage: Stage, config: YiVLConfig, row: Row) -> None:
-        self.stage = stage
-        self.config = config
-        self.row = row
-        self._known: dict[tuple[tuple[str, int], ...], _Levels] = {}
+        self._number = depth(config)
+        self._setting = _Setting(
+            config=json.dumps(config.to_dict()),
+            trained=frozenset(stage.learning_rate),
+            # packed weights are frozen and keep nothing, so in bf16 their layers keep as much
+            adapter=stage.adapter and replace(stage.adapter, four_bit=False),
+            precision=torch.bfloat16 if stage.precision == "bf16" else torch.float32,
+            sharded=stage.zero > 0,
+            row=row,
+        )
 
     def activations(self, every: Mapping[str, int]) -> Activations:
         """With every k-th block recomputed, by part as in `Stage.checkpointing`."""
-        number = depth(self.config)
+        vision, language = (self._part(part, every[part]) for part in BLOCKS)
+        kept = vision.kept + language.kept
+        peak = max(vision.kept + language.forward, vision.left + language.backward, vision.backward)
+        return Activations(kept, peak - kept)
+
+    def _part(self, part: str, every: int) -> _Levels:
+        number = self._number[part]
+        again = recomputed(number, every)
         # where backward begins, nothing is freed yet: what the last block needs there comes on top of all that is kept
-        last = {part: bool(every[part]) and (number[part] - 1) % every[part] == 0 for part in BLOCKS}
-        total = list(self._levels(last, dict.fromkeys(BLOCKS, 1)))
-        for part in BLOCKS:
-            again = recomputed(number[part], every[part])
-            for inner, count in ((True, again), (False, number[part] - again)):
-                further = count - (inner == last[part])  # beside the one that is in `total`
-                if further:
-                    for moment, more in enumerate(self._per_block(part, last | {part: inner})):
-                        total[moment] += further * more
-        kept, *peaks = total
-        return Activations(round(kept), round(max(peaks) - kept))
-
-    def _per_block(self, part: str, again: dict[str, bool]) -> list[float]:
-        one = self._levels(again, dict.fromkeys(BLOCKS, 1))
-        two = self._levels(again, dict.fromkeys(BLOCKS, 1) | {part: 2})
-        return [after - before for before, after in zip(one, two, strict=True)]
-
-    def _levels(self, again: Mapping[str, bool], number: Mapping[str, int]) -> _Levels:
-        """Of a model of so many blocks, all or none of a part's recomputed."""
-        key = (*again.items(), *number.items())
-        if key not in self._known:
-            self._known[key] = _run(self.stage, _with_depth(self.config, number), self.row, again)
-        return self._known[key]
+        last = bool(every) and (number - 1) % every == 0
+        levels = _run(self._setting, part, 1, last)
+        for inner, count in ((True, again), (False, number - again)):
+            further = count - (inner == last)  # beside the one that is in `levels`
+            if further:
+                one, two = _run(self._setting, part, 1, inner), _run(self._setting, part, 2, inner)
+                levels = _Levels(*(a + further * (c - b) for a, b, c in zip(levels, one, two, strict=True)))
+        return levels
 
 
 def depth(config: YiVLConfig) -> dict[str, int]:
@@ -116,65 +101,96 @@ def recomputed(number: int, every: int) -> int:
     return -(-number // every) if every else 0
 
 
-def on_meta(stage: Stage, config: YiVLConfig) -> YiVLForConditionalGeneration:
-    """The stage's model without data; what it trains is trainable."""
+def on_meta(config: YiVLConfig, trained: Collection[str], adapter: Adapter | None) -> YiVLForConditionalGeneration:
+    """A model without data, of which these parts are trainable; of an adapted language part the adapter alone."""
     with torch.device("meta"):
         model = YiVLForConditionalGeneration(config)
-    if stage.adapter:
-        add_adapter(model, stage.adapter, stage.seed)
-    freeze_all_but(model, stage.learning_rate)
+    if adapter:
+        add_adapter(model, adapter, seed=0)
+    freeze_all_but(model, dict.fromkeys(trained, 1.0))
     return model
 
 
-def _with_depth(config: YiVLConfig, number: Mapping[str, int]) -> YiVLConfig:
-    reduced = copy.deepcopy(config)
-    reduced.vision_config["layers"] = number["vision"] + 1
-    reduced.text_config.num_hidden_layers = number["language"]
-    return reduced
+class _Levels(NamedTuple):
+    """Bytes of one part, beside weights and their gradients."""
+
+    kept: int
+    """After its forward pass; of the language part before the head."""
+    left: int
+    """After that and the end of autocast, which holds bf16 copies of the weights that were used."""
+    forward: int
+    """At most, in forward; of the language part with the head."""
+    backward: int
+    """At most, in backward."""
 
 
-def _run(stage: Stage, config: YiVLConfig, row: Row, again: Mapping[str, bool]) -> _Levels:
-    precision = torch.bfloat16 if stage.precision == "bf16" else torch.float32
-    if stage.adapter:  # packed weights are frozen and keep nothing; in bf16 their layers keep as much
-        stage = dataclasses.replace(stage, adapter=dataclasses.replace(stage.adapter, four_bit=False))
-    model = on_meta(stage, config)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """All that the levels depend on, beside the number of blocks."""
+
+    config: str
+    trained: frozenset[str]
+    adapter: Adapter | None
+    precision: torch.dtype
+    sharded: bool
+    """By DeepSpeed, which keeps trained weights in the precision too and needs no autocast."""
+    row: Row
+
+
+@lru_cache(maxsize=256)
+def _run(setting: _Setting, part: str, number: int, again: bool) -> _Levels:
+    """Forward and backward of one part (the vision part with the projector), with so many blocks, all or none of them
+    recomputed."""
+    config = YiVLConfig.from_dict(json.loads(setting.config))
+    config.vision_config["layers"] = 1 + (number if part == "vision" else 1)
+    config.text_config.num_hidden_layers = number if part == "language" else 1
+    model = on_meta(config, setting.trained, setting.adapter)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu").train()
-        cast(model, precision, trained=precision if stage.zero else torch.float32)
-        for part in BLOCKS:
-            recompute(blocks(model, part), int(again[part]))
+        cast(model, setting.precision, trained=setting.precision if setting.sharded else torch.float32)
+        recompute(blocks(model, part), int(again))
         weights = list(model.parameters())
         for weight in weights:
             weight.grad = torch.empty_like(weight) if weight.requires_grad else None
         ledger = Ledger([*weights, *(weight.grad for weight in weights if weight.grad is not None)])
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=stage.precision == "bf16" and not stage.zero)
+        mixed = setting.precision == torch.bfloat16 and not setting.sharded
         with ledger:
-            loss, kept = _forward(model, row, ledger, autocast)
-            ledger.phase = "language"
-            loss.backward()
-    return _Levels(kept, ledger.peaks["forward"], ledger.peaks["language"], ledger.peaks["vision"])
+            ledger.phase = "forward"
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                result, kept = (_images if part == "vision" else _loss)(model, setting, ledger)
+            left = ledger.live
+            ledger.phase = "backward"
+            if result.requires_grad:
+                result.backward(torch.ones_like(result))
+    return _Levels(kept, left, ledger.peaks["forward"], ledger.peaks["backward"])
 
 
-def _forward(
-    model: YiVLForConditionalGeneration, row: Row, ledger: Ledger, autocast: contextlib.AbstractContextManager[object]
-) -> tuple[Tensor, int]:
-    """As the model's `forward` does it, which needs to see ids and labels to know shapes; and what is kept."""
+def _images(model: YiVLForConditionalGeneration, setting: _Setting, ledger: Ledger) -> tuple[Tensor, int]:
+    """The image tokens of a micro-batch, and the bytes that are kept for them."""
     side = model.config.image_side
+    images = model.image_tokens(torch.zeros(setting.row.images, 3, side, side, dtype=torch.uint8))
+    return images, ledger.live
+
+
+def _loss(model: YiVLForConditionalGeneration, setting: _Setting, ledger: Ledger) -> tuple[Tensor, int]:
+    """The loss of a micro-batch, as the model's `forward` computes it (which looks at ids and labels, and these are
+    fake), and the bytes that are kept before the head."""
+    row, config = setting.row, model.config
+    # image tokens, in the projector's precision
+    images = torch.zeros(
+        row.images, config.patches, config.text_config.hidden_size, dtype=model.projector[0].weight.dtype
+    )
+    images.requires_grad_(bool(setting.trained & {"vision", "projector"}))
     nothing = torch.zeros(1, row.tokens, dtype=torch.int64)
-    ledger.phase = "forward"
-    with autocast:
-        images = model.image_tokens(torch.zeros(row.images, 3, side, side, dtype=torch.uint8))
-        if images.requires_grad:
-            images.register_hook(lambda gradient: setattr(ledger, "phase", "vision"))
-        embedded = model.get_input_embeddings()(nothing)
-        embedded = embedded.masked_scatter(nothing.bool()[..., None], images.to(embedded.dtype))
-        hidden = model.language.model(
-            inputs_embeds=embedded,
-            attention_mask=embedded.new_empty(1, 1, 0, 0),
-            position_ids=nothing,
-            use_cache=False,
-            bounds=(0, row.tokens),
-        ).last_hidden_state
-        kept = ledger.live
-        targets = nothing.new_zeros(row.supervised)
-        return model.get_output_embeddings()(hidden[0, : row.supervised], targets).total, kept
+    embedded = model.get_input_embeddings()(nothing)
+    embedded = embedded.masked_scatter(nothing.bool()[..., None], images.to(embedded.dtype))
+    hidden = model.language.model(
+        inputs_embeds=embedded,
+        attention_mask=embedded.new_empty(1, 1, 0, 0),
+        position_ids=nothing,
+        use_cache=False,
+        bounds=(0, row.tokens),
+    ).last_hidden_state
+    kept = ledger.live
+    targets = nothing.new_zeros(row.supervised)
+    return model.get_output_embeddings()(hidden[0, : row.supervised], targets).total, kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -98,13 +99,13 @@ def fit(stage: Stage, config: YiVLConfig, ranks: int, device: torch.device, leng
 
 
 def _most_tokens(stage: Stage, estimate: Callable[[Stage], Estimate], every: dict[str, int], room: int) -> int:
-    """The largest of the usual micro-batches that fits and that a step can fill, or the stage's own."""
-    most = stage.tokens_per_micro_batch
+    """The largest of the usual micro-batches that fits, as far as a step has samples for it; or the stage's own."""
+    most, row = stage.tokens_per_micro_batch, estimate(stage).row
     for tokens in (size for size in _ROWS if size > most):
         longer = estimate(replace(stage, tokens_per_micro_batch=tokens))
-        if longer.row.tokens < tokens or not longer.fits(every, room):
+        if longer.row == row or not longer.fits(every, room):
             break
-        most = tokens
+        most, row = tokens, longer.row
     return most
 
 
@@ -122,10 +123,11 @@ def _changes(stage: Stage) -> Iterator[list[tuple[str, Stage]]]:
 
 
 def _first(ways: Iterable[list[tuple[str, Stage]]], good: Callable[[Stage], bool]) -> Iterator[str]:
+    """Of each way the mildest change that is good, where stronger ones are good as well."""
     for way in ways:
-        found = next((name for name, changed in way if good(changed)), None)
-        if found:
-            yield found
+        place = bisect_left(way, True, key=lambda change: good(change[1]))
+        if place < len(way):
+            yield way[place][0]
 
 
 def _share(every: int) -> str:

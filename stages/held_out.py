@@ -5,8 +5,8 @@ the same at every look, after a resume and for any number of processes. A look d
 nothing: a run with looks is the run without.
 
 They are read once, at the start: a source that can't be read ends the run there, and no look waits for shards. Each
-process keeps its part of them in memory, pixels included: 64 samples of 15 sources at 448 pixels are 0.6 GB over all
-processes.
+process reads all and keeps its part of them in memory, pixels included: 64 samples of 15 sources at 448 pixels are
+0.6 GB over all processes, and in each of them while the run begins.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Estimate:
         self.row = full_row(stage, config, ranks, lengths)
         self._micro_batch = MicroBatch(stage, config, self.row)
         self._waste = _WASTE[device]
-        self._resident = _resident(stage, on_meta(stage, config), ranks, device)
+        self._resident = _resident(stage, on_meta(config, stage.learning_rate, stage.adapter), ranks, device)
         self._resident |= {"batch": _batch(stage, self.row, ranks, device, lengths), "libraries": _CONSTANT[device]}
 
     def memory(self, every: Mapping[str, int]) -> Memory:

@@ -93,7 +93,7 @@ def plan(
     """
     if ranks < 1 or not (mfu is None or 0 < mfu <= 1):
         raise SettingsError(f"{ranks} processes at an MFU of {mfu}: at least 1, and above 0 to 1")
-    stage, where = _on(stage, device)
+    stage, where, peak = _on(stage, device)
     config = source.config()
     config.vision_config = config.vision_config | {"image_size": stage.resolution}
     sources = planned_sources(mixture, Store(Path(stage.data)))
@@ -102,22 +102,23 @@ def plan(
     return Plan(
         stage=stage,
         sources=sources,
-        parts=tuple(freeze_all_but(on_meta(stage, config), stage.learning_rate)),
+        parts=tuple(freeze_all_but(on_meta(config, stage.learning_rate, stage.adapter), stage.learning_rate)),
         patches=config.patches,
         fit=fit(stage, config, ranks, where, lengths),
-        pace=pace(stage, config, lengths, steps=steps, ranks=ranks, peak=peak_tflops(stage, where), mfu=mfu),
+        pace=pace(stage, config, lengths, steps=steps, ranks=ranks, peak=peak, mfu=mfu),
     )
 
 
-def _on(stage: Stage, device: str) -> tuple[Stage, torch.device]:
-    """The stage on a device that may not be at hand: its memory and speed are stated."""
+def _on(stage: Stage, device: str) -> tuple[Stage, torch.device, float | None]:
+    """The stage with the memory of the devices it is planned for, their kind, and their peak if that is known."""
     if not device:
-        return stage, Ranks().device
+        here = Ranks().device
+        return stage, here, peak_tflops(stage, here)
     if known := DEVICES.get(device.lower()):
-        peak = stage.peak_tflops or known.peak(stage.precision)
-        return replace(stage, device_gib=known.gib, peak_tflops=peak), torch.device("cuda")
+        peak: float | None = stage.peak_tflops or known.peak(stage.precision)
+        return replace(stage, device_gib=known.gib), torch.device("cuda"), peak
     try:
-        return replace(stage, device_gib=float(device)), torch.device("cuda")
+        return replace(stage, device_gib=float(device)), torch.device("cuda"), stage.peak_tflops or None
     except ValueError as error:
         raise SettingsError(
             f"device {device!r}: not one of {', '.join(DEVICES)}, nor the memory of a GPU in GiB"

@@ -6,7 +6,7 @@ RUN/answers.jsonl     what the model answered to some of them
 RUN/skipped.jsonl     steps that were left out, with the reason
 RUN/quarantine.jsonl  samples that were replaced, with the reason
 RUN/starts.jsonl      when a process began to train here, and after which step
-RUN/wandb.json        the run's id in Weights & Biases, so that a resume continues it
+RUN/wandb.txt         the run's id in Weights & Biases, so that a resume continues it
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data.loader import Broken
-from stages.run_folder import RunFolder
+from stages.run_folder import RunFolder, replace_file
 from stages.stage import Stage
 from yivl.settings import SettingsError, plain
 
@@ -266,8 +266,8 @@ class _WandB(Silent):
             ) from error
         self._wandb = wandb
         self._folder = folder.path
-        kept = folder.path / "wandb.json"
-        known = json.loads(kept.read_text(encoding="utf-8"))["id"] if kept.exists() else None
+        kept = folder.path / "wandb.txt"
+        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
         try:
             self._run = wandb.init(
                 project=stage.wandb, name=stage.name, config=plain(stage), dir=str(folder.path), id=known,
@@ -279,7 +279,7 @@ class _WandB(Silent):
                 f"by `wandb sync`: {error}"
             ) from error
         if not known:
-            kept.write_text(json.dumps({"id": self._run.id}) + "\n", encoding="utf-8")
+            replace_file(kept, self._run.id)
 
     def __exit__(self, *what: Any) -> None:
         self._run.finish(exit_code=1 if what[0] else 0)

@@ -10,13 +10,13 @@
     RUN/held_out.jsonl    the loss of held-out samples
     RUN/answers.jsonl     the model's answers to some of them; their pictures in RUN/answers/
     RUN/tensorboard/
-    RUN/wandb.json        the run's id in Weights & Biases
+    RUN/wandb.txt         the run's id in Weights & Biases
     RUN/hang.txt          where every process stood when the run hung
     RUN/state/            for resuming only (stages/checkpoint.py)
     RUN/model/            the result: what the next stage, inference and evaluation read
     RUN/adapter/          of a stage with an adapter: its matrices, for peft
 
-Nothing is pickled; logs grow by whole lines, everything else appears by a rename.
+Nothing is pickled; logs grow by whole lines, settings and the model appear by a rename.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ _FREE = (
     "device_gib", "skip_limit", "hang_minutes", "held_out", "held_out_samples", "held_out_every", "answers", "wandb",
     "peak_tflops",
 )  # fmt: skip
-"""Settings that change nothing of what is computed, and may differ on a resume."""
+"""Settings that change nothing of what is computed but rounding, and may differ on a resume."""
 
 
 class RunFolder:
@@ -92,6 +93,9 @@ class RunFolder:
         if start_file.exists():
             before = yaml.safe_load(stage_file.read_text(encoding="utf-8"))
             now = plain(stage)
+            for field in fields(Stage):  # settings that came into being after this run began
+                if field.default is not MISSING:
+                    before.setdefault(field.name, plain(field.default))
             changed = [k for k in sorted(set(before) | set(now)) if k not in _FREE and before.get(k) != now.get(k)]
             if changed:
                 listed = "; ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
@@ -103,9 +107,9 @@ class RunFolder:
             if start_file.read_text(encoding="utf-8") != start:
                 raise SettingsError(f"{self.path} holds a run that started from other weights. {way_out}")
             return
-        _replace(stage_file, yaml.safe_dump(plain(stage), sort_keys=False, allow_unicode=True))
-        _replace(manifest_file, json.dumps(plain(manifest), indent=1))
-        _replace(start_file, start)
+        replace_file(stage_file, yaml.safe_dump(plain(stage), sort_keys=False, allow_unicode=True))
+        replace_file(manifest_file, json.dumps(plain(manifest), indent=1))
+        replace_file(start_file, start)
 
     def _lock(self) -> None:
         """Held until the process ends, however it ends."""
@@ -117,12 +121,13 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Takes what was logged after `step` out of the logs: the run continues from there."""
+        self.hang.unlink(missing_ok=True)
         for file in (self.log, self.quarantine, self.skipped, self.held_out, self.answers):
             if file.exists():
                 lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
                 last = step - 1 if file in (self.held_out, self.answers) else step  # a look at `step` comes after it
                 kept = [line for line in lines if _step_of(line) <= last]
-                _replace(file, "".join(f"{line}\n" for line in kept))
+                replace_file(file, "".join(f"{line}\n" for line in kept))
 
     def finish(self, model: YiVLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
         """Writes the result, atomically.
@@ -134,6 +139,8 @@ class RunFolder:
         try:
             write_model(model, tokenizer, temporary)
             check_written(model, temporary)
+            for file in temporary.rglob("*"):
+                sync(file)
             sync(temporary)
             shutil.rmtree(self.model, ignore_errors=True)
             temporary.rename(self.model)
@@ -146,7 +153,8 @@ class RunFolder:
             ) from error
 
 
-def _replace(file: Path, content: str) -> None:
+def replace_file(file: Path, content: str) -> None:
+    """Writes a file so that it is there as a whole or not at all."""
     temporary = file.with_name(f".{file.name}.unfinished")
     temporary.write_text(content, encoding="utf-8")
     sync(temporary)

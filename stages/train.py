@@ -120,10 +120,9 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         log.info("continuing after step %d of %d", done, loader.total_steps)
     ranks.by_first(lambda: _rewind(folder, checkpoints, done))
     watchdog = Watchdog(ranks, 60 * stage.hang_minutes, folder.hang)
-    with (
-        Recorder(folder, stage, done, loader.total_steps) if ranks.first else Silent() as recorder,
-        watchdog.watching(),
-    ):
+    recorders: list[Recorder] = []
+    ranks.by_first(lambda: recorders.append(Recorder(folder, stage, done, loader.total_steps)))
+    with recorders[0] if recorders else Silent() as recorder, watchdog.watching():
         Trainer(
             stage, ranks, engine=engine, loader=loader, guard=guard, checkpoints=checkpoints, recorder=recorder,
             watchdog=watchdog, held_out=held_out,
@@ -250,7 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with joined(stage.hang_minutes) as ranks:
             if not ranks.first:
                 log.setLevel(logging.WARNING)
-            train(stage, ranks)
+            try:
+                train(stage, ranks)
+            except _ERRORS as error:  # told before the processes part: over NCCL that may take a while
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                raise OtherProcessFailed(str(error)) from error
     except OtherProcessFailed:
         return 1
     except Interrupted as ended:

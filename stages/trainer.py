@@ -11,6 +11,7 @@ from types import FrameType
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.loader import Broken, BrokenSource, Loader, Step
 from data.packing import empty
@@ -18,7 +19,7 @@ from stages.checkpoint import Checkpoints
 from stages.engines.engine import Engine
 from stages.guard import Guard
 from stages.held_out import HeldOut
-from stages.ranks import Ranks
+from stages.ranks import OtherProcessFailed, Ranks
 from stages.recorder import Recorder, Silent
 from stages.schedule import rate_factor
 from stages.share import Share, record, share_of
@@ -102,7 +103,8 @@ class Trainer:
                 if number % _COLLECT_EVERY == 0:
                     gc.collect()
         except BrokenSource as error:
-            self.recorder.quarantine(self.loader.total_steps, error.broken)
+            unusable = error.broken
+            self.ranks.by_first(lambda: self.recorder.quarantine(self.loader.total_steps, unusable))
             raise
         finally:
             steps.close()  # ends the workers, whatever happened
@@ -112,13 +114,20 @@ class Trainer:
     def _next(self, steps: Iterator[Step], number: int) -> Step:
         """The next step; raises on every process what loading it raised on one."""
         self.watchdog.phase("loading", lambda: self.loader.describe(number))
-        step, broken = None, None
+        step, error = None, None
         try:
             step = next(steps)
-        except BrokenSource as error:
-            broken = error.broken
-        if found := [one for one in self.ranks.gather(broken) if one]:
+        except Exception as raised:
+            error = raised
+        told = self.ranks.gather(
+            (error.broken if isinstance(error, BrokenSource) else None, str(error) if error else None)
+        )
+        if found := [broken for broken, _ in told if broken]:
             raise BrokenSource(found[0])
+        if error:
+            raise error
+        if failed := [text for _, text in told if text is not None]:
+            raise OtherProcessFailed(failed[0])
         assert step is not None
         return step
 
@@ -136,34 +145,45 @@ class Trainer:
         update = self.engine.step(factor, lambda norm: not self.guard.objection(loss, norm))
         lost = sorted((one for share in shares for one in share.broken), key=lambda one: one.position)
         seconds = time.perf_counter() - begun
-        self.recorder.quarantine(step.number + 1, lost)
-        self.recorder.record(record(self.stage, self.engine, step.number, factor, shares, update, seconds))
-        if objection := self.guard.objection(loss, update.norm):
-            self._leave_out(step.number + 1, objection, shares)
+        objection = self.guard.objection(loss, update.norm)
+        keys = _to_blame(shares)
+
+        def tell() -> None:
+            self.recorder.quarantine(step.number + 1, lost)
+            self.recorder.record(record(self.stage, self.engine, step.number, factor, shares, update, seconds))
+            if objection:
+                self.recorder.skipped(step.number + 1, objection, keys)
+
+        self.ranks.by_first(tell)
+        if objection:
+            self.guard.left_out(objection, keys)
         else:
             self.guard.took(loss, update.norm)
         return any(share.asked for share in shares), lost
-
-    def _leave_out(self, step: int, objection: str, shares: Sequence[Share]) -> None:
-        """Raises `BadStep` where the limit is reached."""
-        not_numbers = [key for share in shares for key in share.not_numbers]
-        keys = not_numbers or [key for share in shares for key in share.keys]
-        self.recorder.skipped(step, objection, keys)
-        self.guard.left_out(objection, keys)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.loader.total_steps
 
     def _save(self, step: int, broken: int) -> None:
         self.watchdog.phase("saving")
-        self.checkpoints.save(step, {"broken": broken, "guard": self.guard.state()}, self.engine.state())
+        self.checkpoints.save(step, {"broken": broken, "guard": self.guard.state()}, self._heard(self.engine.state()))
+
+    def _heard(self, state: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor is a phase of its own: a large checkpoint takes longer than a hang may."""
+        for name, tensor in state:
+            self.watchdog.phase("saving", [name])
+            yield name, tensor
 
     def _look(self, step: int) -> None:
         if self.held_out:
             self.watchdog.phase("held-out samples")
             look = self.held_out.look(self.engine)
-            self.recorder.held_out(step, look.losses, look.tokens)
-            self.recorder.answers(step, look.answers)
+
+            def tell() -> None:
+                self.recorder.held_out(step, look.losses, look.tokens)
+                self.recorder.answers(step, look.answers)
+
+            self.ranks.by_first(tell)
 
     def _judge(self, step: int, lost: Sequence[Broken], broken: int) -> None:
         self.sources.update(sample.source for sample in lost)
@@ -189,3 +209,8 @@ class Trainer:
                 signal.signal(number, handler)
 
         return restore
+
+
+def _to_blame(shares: Sequence[Share]) -> list[str]:
+    """The samples whose loss is not a number, or all of the step."""
+    return [key for share in shares for key in share.not_numbers] or [key for share in shares for key in share.keys]

@@ -25,7 +25,9 @@ from stages.ranks import Ranks
 STATUS = 75
 """Exit status of a process that hung: a temporary failure (sysexits.h)."""
 _REPORTING = 5.0
-"""Seconds that processes wait for the one that reports."""
+"""Seconds that processes wait for the one that reports, or for its answer."""
+_JOINING = timedelta(minutes=2)
+"""In which hundreds of processes find the first one's store."""
 
 
 class Watchdog:
@@ -125,7 +127,10 @@ class _Phase:
     def describe(self) -> str:
         """In words."""
         if callable(self._samples):
-            self._samples = [self._samples()]
+            try:
+                self._samples = [self._samples()]
+            except Exception as error:  # the report must come
+                self._samples = [str(error)]
         return f"{self._name}, for {self.seconds:.0f} seconds; {', '.join(self._samples) or 'no samples'}"
 
 
@@ -134,7 +139,9 @@ def _store(ranks: Ranks) -> TCPStore | None:
     if ranks.count == 1:
         return None
     host = os.environ["MASTER_ADDR"]
-    patience = timedelta(seconds=_REPORTING)
-    kept = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=patience) if ranks.first else None
-    port = ranks.gather(kept.port if kept else 0)[0]
-    return kept or TCPStore(host, port, is_master=False, timeout=patience)
+    made: list[TCPStore] = []
+    ranks.by_first(lambda: made.append(TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_JOINING)))
+    port = ranks.gather(made[0].port if made else 0)[0]
+    store = made[0] if made else TCPStore(host, port, is_master=False, timeout=_JOINING)
+    store.set_timeout(timedelta(seconds=_REPORTING))
+    return store

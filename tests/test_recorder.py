@@ -173,7 +173,7 @@ def test_weights_and_biases_gets_the_same_and_a_resume_goes_on_there(
     tell(folder, 3, 1, wandb="project")
     first, second = map(whole_log, sorted(folder.path.glob("wandb/offline-run-*/*.wandb")))
     runs = [one.run for records in (first, second) for one in records if one.WhichOneof("record_type") == "run"]
-    assert {run.run_id for run in runs} == {json.loads((folder.path / "wandb.json").read_text())["id"]}
+    assert {run.run_id for run in runs} == {(folder.path / "wandb.txt").read_text()}
     assert {(run.project, run.display_name) for run in runs} == {("project", "stage3")}
     config = {one.key: json.loads(one.value_json) for one in runs[0].config.update}
     assert {name: config[name] for name in config if name != "_wandb"} == plain(stage(folder.path, wandb="project"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,7 @@ def configuration(stage: Stage) -> dict[str, Any]:
 
 def _join(device: torch.device) -> None:
     if not distributed.is_initialized():  # a single process, started without a launcher
+        os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     if device.type == "cpu":
