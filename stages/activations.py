@@ -7,7 +7,6 @@ second or two and whatever the model's size.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -145,6 +144,7 @@ def _run(setting: _Setting, part: str, number: int, again: bool) -> _Levels:
     config.vision_config["layers"] = 1 + (number if part == "vision" else 1)
     config.text_config.num_hidden_layers = number if part == "language" else 1
     model = on_meta(config, setting.trained, setting.adapter)
+    row, side = setting.row, config.image_side
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu").train()
         cast(model, setting.precision, trained=setting.precision if setting.sharded else torch.float32)
@@ -152,12 +152,19 @@ def _run(setting: _Setting, part: str, number: int, again: bool) -> _Levels:
         weights = list(model.parameters())
         for weight in weights:
             weight.grad = torch.empty_like(weight) if weight.requires_grad else None
-        ledger = Ledger([*weights, *(weight.grad for weight in weights if weight.grad is not None)])
+        pixels = torch.empty(row.images, 3, side, side, dtype=torch.uint8)
+        images = torch.empty(row.images, config.patches, config.text_config.hidden_size, dtype=setting.precision)
+        images.requires_grad_(bool(setting.trained & {"vision", "projector"}))
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         mixed = setting.precision == torch.bfloat16 and not setting.sharded
-        with ledger:
+        with Ledger([*weights, *gradients, pixels, images]) as ledger:
             ledger.phase = "forward"
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                result, kept = (_images if part == "vision" else _loss)(model, setting, ledger)
+                if part == "vision":
+                    result = model.image_tokens(pixels)
+                    kept = ledger.live
+                else:
+                    result, kept = _loss(model, row, images, ledger)
             left = ledger.live
             ledger.phase = "backward"
             if result.requires_grad:
@@ -165,22 +172,9 @@ def _run(setting: _Setting, part: str, number: int, again: bool) -> _Levels:
     return _Levels(kept, left, ledger.peaks["forward"], ledger.peaks["backward"])
 
 
-def _images(model: YiVLForConditionalGeneration, setting: _Setting, ledger: Ledger) -> tuple[Tensor, int]:
-    """The image tokens of a micro-batch, and the bytes that are kept for them."""
-    side = model.config.image_side
-    images = model.image_tokens(torch.zeros(setting.row.images, 3, side, side, dtype=torch.uint8))
-    return images, ledger.live
-
-
-def _loss(model: YiVLForConditionalGeneration, setting: _Setting, ledger: Ledger) -> tuple[Tensor, int]:
+def _loss(model: YiVLForConditionalGeneration, row: Row, images: Tensor, ledger: Ledger) -> tuple[Tensor, int]:
     """The loss of a micro-batch, as the model's `forward` computes it (which looks at ids and labels, and these are
     fake), and the bytes that are kept before the head."""
-    row, config = setting.row, model.config
-    # image tokens, in the projector's precision
-    images = torch.zeros(
-        row.images, config.patches, config.text_config.hidden_size, dtype=model.projector[0].weight.dtype
-    )
-    images.requires_grad_(bool(setting.trained & {"vision", "projector"}))
     nothing = torch.zeros(1, row.tokens, dtype=torch.int64)
     embedded = model.get_input_embeddings()(nothing)
     embedded = embedded.masked_scatter(nothing.bool()[..., None], images.to(embedded.dtype))

@@ -115,8 +115,9 @@ def joined(hang_minutes: float) -> Iterator[Ranks]:
         torch.cuda.set_device(ranks.device)
     timeout = timedelta(minutes=hang_minutes) + _LATE
     store, *_ = next(rendezvous("env://", timeout=timeout))
-    # torchrun starts processes anew with the same store: they would find the addresses of those that are gone
-    store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # on one machine: the counts of several differ
+        # torchrun starts processes anew with the same store: they would find the addresses of those that are gone
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if ranks.device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=ranks.rank, world_size=count, timeout=timeout)
     try:

@@ -134,7 +134,7 @@ def test_gradients_are_the_same_when_zero_shards_the_weights(tmp_path: Path) -> 
     for parts in STAGES:
         expected = gradients(seeded(parts))
         runs = [load_file(file) for file in sorted(tmp_path.glob(f"{len(parts)}-*.safetensors"))]
-        assert len(runs) == 3
+        assert len(runs) == 2
         for found in runs:
             assert found.keys() == expected.keys()
             for name in expected:
@@ -156,7 +156,7 @@ def zero3(folder: Path) -> None:
     from deepspeed.utils import safe_get_full_grad  # noqa: PLC0415
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled first
-    for parts, every in product(STAGES, (0, 1, 2)):
+    for parts, every in product(STAGES, (0, 1)):
         model = seeded(parts)
         choose(model, every)
         named = trained(model)

@@ -123,6 +123,7 @@ def test_stages_run_in_order_past_what_is_done_until_one_fails(
     assert not (runs / "4").exists()
 
 
+@pytest.mark.slow
 def test_two_nodes_make_the_run_of_one_process_through_a_crash_and_a_stop(
     stage_file: Callable[..., Path], tmp_path: Path
 ) -> None:

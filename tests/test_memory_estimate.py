@@ -47,7 +47,6 @@ def full_size(size: str, number: int, *overrides: str) -> tuple[Stage, YiVLConfi
         (ALL, "fp32", {"vision": 0, "language": 0}),
         (FRONT, "fp32", {"vision": 0, "language": 2}),
         (ALL, "bf16", {"vision": 3, "language": 1}),
-        (FRONT, "bf16", {"vision": 1, "language": 0}),
     ],
 )
 def test_activations_are_those_of_real_training(rates: dict[str, float], precision: str, every: dict[str, int]) -> None:
