@@ -67,7 +67,7 @@ class Watchdog:
             thread.join(_REPORTING)
 
     def _watch(self, ended: threading.Event) -> None:
-        while not ended.wait(min(1.0, self._limit / 4)):
+        while True:
             now = self._now
             with contextlib.suppress(RuntimeError):  # the first process is gone, and its store with it
                 if self._store:
@@ -75,6 +75,8 @@ class Watchdog:
                     self._store.set(f"phase/{self._ranks.rank}", json.dumps(heard))
             if now.seconds > self._limit and now is self._now:
                 self._end(now)
+            if ended.wait(min(1.0, self._limit / 4)):
+                return
 
     def _end(self, now: _Phase) -> None:
         if self._claimed():

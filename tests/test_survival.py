@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_a_hang_is_told_with_every_process_and_its_samples(stage_file: Callable[
     stage, run = stage_file(epochs=50, hang_minutes=0.1), tmp_path / "run"
     process = training(2, stage, f"run={run}")
     wait_until(lambda: len(log(run)) >= 3, process)
+    time.sleep(2)  # the processes tell each other once a second where they stand
     stopped = ranks_of(run)[1]
     os.kill(stopped, signal.SIGSTOP)
     report = wait_until(lambda: (run / "hang.txt").exists() and (run / "hang.txt").read_text(), process, 60)
