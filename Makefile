@@ -14,7 +14,7 @@ quickstart: $(READY)
 	$(RUN) -m stages.quickstart
 
 test: $(READY)
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
@@ -30,7 +30,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,captions,dev]'
 	touch $@
 
 clean:

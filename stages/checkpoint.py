@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stages.ranks import Ranks
+from yivl.ranks import Ranks
 from yivl.weights import sync
 
 log = logging.getLogger("yivl")

@@ -28,7 +28,6 @@ from data.order import Order, Place
 from data.packing import empty, micro_batches, spread
 from data.store import Store
 from stages.engines.engine import Engine
-from stages.ranks import Ranks
 from stages.recorder import Answer
 from stages.stage import Stage
 from yivl import prompt
@@ -36,6 +35,7 @@ from yivl.encoder import Encoder, Example
 from yivl.images import Pixels
 from yivl.model import YiVLForConditionalGeneration
 from yivl.processor import YiVLProcessor
+from yivl.ranks import Ranks
 from yivl.settings import SettingsError, read
 from yivl.weights import sync
 
@@ -75,18 +75,9 @@ class HeldOut:
     def __init__(
         self, stage: Stage, *, trained: Manifest, store: Store, encoder: Encoder, ranks: Ranks, folder: Path
     ) -> None:
-        assert stage.held_out is not None
         self.ranks = ranks
         self.tokenizer = encoder.tokenizer
-        manifest = resolve(read(Mixture, stage.held_out), store, stage.seed)
-        if nothing := [source.name for source in manifest.sources if not source.taken]:
-            raise SettingsError(f"{stage.held_out}: the shards of {', '.join(nothing)} hold no samples")
-        # each source has an order of its own, which the others do not change
-        alone = [Manifest(seed=manifest.seed, sources=(source,)) for source in manifest.sources]
-        sources = [_pick(Samples(Order(one, stage.seed), store, encoder), stage.held_out_samples) for one in alone]
-        for picked in sources:
-            _refuse_trained(picked, trained)
-
+        sources = ranks.alike(lambda: _picked(stage, trained, store, encoder))
         examples = [one.example for picked in sources for one in picked]
         share = spread([len(example.input_ids) for example in examples], ranks.count)[ranks.rank]
         batches = micro_batches([examples[number] for number in share], stage.tokens_per_micro_batch)
@@ -94,7 +85,7 @@ class HeldOut:
         self.batches = batches + [empty(stage.resolution)] * (rows - len(batches))
         self.questions = _questions(sources, stage.answers)
         ranks.by_first(lambda: _save_pictures(self.questions, folder))
-        self.sources = [source.name for source in manifest.sources]
+        self.sources = [picked[0].example.source for picked in sources]
         told = ", ".join(f"{len(picked)} of {name}" for name, picked in zip(self.sources, sources, strict=True))
         log.info("held out: %s; %d of them are answered", told, len(self.questions))
 
@@ -116,17 +107,17 @@ class HeldOut:
         if not self.questions:
             return ()
         with engine.generating() as model:
-            replies = self._replies(model)
+            replies = self._replies(model, engine.synced)
         return tuple(asked.answered(reply) for asked, reply in zip(self.questions, replies, strict=True))
 
-    def _replies(self, model: YiVLForConditionalGeneration) -> list[str]:
+    def _replies(self, model: YiVLForConditionalGeneration, synced: bool) -> list[str]:
         """What the model writes after the prompts: greedy, all in one batch."""
         processor = YiVLProcessor.of(model.config, self.tokenizer)
         images = [pixels.transpose(1, 2, 0) for asked in self.questions for pixels in asked.pixels]
         inputs = processor(images, [asked.prompt for asked in self.questions]).to(model.device)
         sequences = model.generate(
             **inputs, do_sample=False, max_new_tokens=_NEW_TOKENS, stop_strings=list(prompt.STOPS),
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizer, synced_gpus=synced,
         )  # fmt: skip
         new = sequences[:, inputs["input_ids"].shape[1] :]
         replies: list[str] = self.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -164,6 +155,20 @@ class _Question:
         return Answer(
             source=self.source, key=self.key, question=self.text, answer=said, truth=self.truth, picture=self.picture
         )
+
+
+def _picked(stage: Stage, trained: Manifest, store: Store, encoder: Encoder) -> list[list[_Picked]]:
+    """Of each source its held-out samples; see `HeldOut` for what it raises."""
+    assert stage.held_out is not None
+    manifest = resolve(read(Mixture, stage.held_out), store, stage.seed)
+    if nothing := [source.name for source in manifest.sources if not source.taken]:
+        raise SettingsError(f"{stage.held_out}: the shards of {', '.join(nothing)} hold no samples")
+    # each source has an order of its own, which the others do not change
+    alone = [Manifest(seed=manifest.seed, sources=(source,)) for source in manifest.sources]
+    sources = [_pick(Samples(Order(one, stage.seed), store, encoder), stage.held_out_samples) for one in alone]
+    for picked in sources:
+        _refuse_trained(picked, trained)
+    return sources
 
 
 def _pick(samples: Samples, count: int) -> list[_Picked]:

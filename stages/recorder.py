@@ -3,6 +3,7 @@
 RUN/log.jsonl         a line for each step: a `Record`
 RUN/held_out.jsonl    for each look at held-out samples, the loss of each source
 RUN/answers.jsonl     what the model answered to some of them
+RUN/benchmarks.jsonl  for each examination by a benchmark, its scores
 RUN/skipped.jsonl     steps that were left out, with the reason
 RUN/quarantine.jsonl  samples that were replaced, with the reason
 RUN/starts.jsonl      when a process began to train here, and after which step
@@ -70,7 +71,7 @@ class Record:
     seconds: float
     """The whole step, data included."""
     tflops: float
-    """Model TFLOP/s of one device, as `stages.flops` counts them: what is recomputed does not count."""
+    """Model TFLOP/s of one device, as `stages.planning.flops` counts them: what is recomputed does not count."""
     mfu: float | None
     """Share of `peak_tflops`; None where that is not known."""
 
@@ -135,6 +136,9 @@ class Silent:
     def answers(self, step: int, answers: Sequence[Answer]) -> None:
         """What the model said after a step."""
 
+    def benchmark(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        """Scores of a benchmark after a step: each metric over all questions, as a fraction."""
+
 
 class Recorder(Silent):
     """Tells files, TensorBoard, Weights & Biases and the terminal.
@@ -188,6 +192,11 @@ class Recorder(Silent):
         for sink in self._sinks:
             sink.answers(step, answers)
 
+    def benchmark(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        """Scores of a benchmark."""
+        for sink in self._sinks:
+            sink.benchmark(step, name, scores)
+
 
 class _Files(Silent):
     """Lines of JSON in the run's folder."""
@@ -210,6 +219,9 @@ class _Files(Silent):
 
     def answers(self, step: int, answers: Sequence[Answer]) -> None:
         _append(self._folder.answers, [{"step": step, **asdict(answer)} for answer in answers])
+
+    def benchmark(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        _append(self._folder.benchmarks, [{"step": step, "benchmark": name, "scores": dict(scores)}])
 
 
 def _append(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -246,6 +258,9 @@ class _Board(Silent):
                 self._shown.add(one.picture)
                 with Image.open(self._folder / one.picture) as picture:
                     self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def benchmark(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        self._scalars(step, _benchmark_scalars(name, scores))
 
     def _scalars(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -300,9 +315,16 @@ class _WandB(Silent):
             table.add_data(one.source, one.key, picture, one.question, one.answer, one.truth)
         self._run.log({"answers": table}, step=step)
 
+    def benchmark(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        self._run.log(_benchmark_scalars(name, scores), step=step)
+
 
 def _held_out_scalars(losses: Mapping[str, float]) -> dict[str, float]:
     return {f"held_out/{source}": loss for source, loss in losses.items()}
+
+
+def _benchmark_scalars(name: str, scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"benchmark/{name}/{metric}": value for metric, value in scores.items()}
 
 
 class _Bar(Silent):

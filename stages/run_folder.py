@@ -9,6 +9,7 @@
     RUN/skipped.jsonl     steps that were left out, with the reason
     RUN/held_out.jsonl    the loss of held-out samples
     RUN/answers.jsonl     the model's answers to some of them; their pictures in RUN/answers/
+    RUN/benchmarks.jsonl  scores of benchmarks; their results in RUN/benchmarks/step-N/NAME
     RUN/tensorboard/
     RUN/wandb.txt         the run's id in Weights & Biases
     RUN/hang.txt          where every process stood when the run hung
@@ -43,7 +44,7 @@ from yivl.weights import stored_weights, sync
 _FREE = (
     "run", "data", "cache", "cache_gib", "workers", "save_every", "broken_limit", "zero", "offload", "checkpointing",
     "device_gib", "skip_limit", "hang_minutes", "held_out", "held_out_samples", "held_out_every", "answers", "wandb",
-    "peak_tflops",
+    "peak_tflops", "benchmarks", "benchmarks_every",
 )  # fmt: skip
 """Settings that change nothing of what is computed but rounding, and may differ on a resume."""
 
@@ -60,6 +61,8 @@ class RunFolder:
         self.skipped = path / "skipped.jsonl"
         self.held_out = path / "held_out.jsonl"
         self.answers = path / "answers.jsonl"
+        self.benchmarks = path / "benchmarks.jsonl"
+        self.examined = path / "benchmarks"
         self.tensorboard = path / "tensorboard"
         self.state = path / "state"
         self.hang = path / "hang.txt"
@@ -122,10 +125,11 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Takes what was logged after `step` out of the logs: the run continues from there."""
         self.hang.unlink(missing_ok=True)
-        for file in (self.log, self.quarantine, self.skipped, self.held_out, self.answers):
+        looks = (self.held_out, self.answers, self.benchmarks)
+        for file in (self.log, self.quarantine, self.skipped, *looks):
             if file.exists():
                 lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
-                last = step - 1 if file in (self.held_out, self.answers) else step  # a look at `step` comes after it
+                last = step - 1 if file in looks else step  # a look at `step` comes after it
                 kept = [line for line in lines if _step_of(line) <= last]
                 replace_file(file, "".join(f"{line}\n" for line in kept))
 

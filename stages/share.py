@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from data.loader import Broken, Step
 from stages.engines.engine import Engine, Passed, Update
-from stages.flops import Work, model_flops, peak_tflops, work_of
+from stages.planning.flops import Work, model_flops, peak_tflops, work_of
 from stages.recorder import Record
 from stages.stage import Stage
 

@@ -12,6 +12,26 @@ from yivl.model import PARTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """A benchmark that is put to the model while it trains."""
+
+    data: str
+    """Its files, as `python -m eval.NAME` takes them."""
+    split: str | None = None
+    """Empty, like the three below, for what that command does unless told."""
+    protocol: str | None = None
+    fallback: str | None = None
+    subjects: tuple[str, ...] | None = None
+    """Only these."""
+    batch_size: int = 8
+    """Questions at a time."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """A stage file. Paths are relative to it; folders written as text are relative to where the command runs."""
 
@@ -100,6 +120,10 @@ class Stage:
     """Steps between two looks at them."""
     answers: int = 4
     """Held-out samples whose question the model answers at each look; the text and the picture are kept."""
+    benchmarks: dict[str, Examination] = field(default_factory=dict)
+    """By name (mmmu, vqav2, ...: `python -m eval` lists them), what is asked of the model while it trains."""
+    benchmarks_every: int = 1000
+    """Steps between two such examinations; there is one at the end too."""
     peak_tflops: float = 0.0
     """Of one device at this precision, for the share of it that is used; 0: known for A100, H100 and H200."""
     wandb: str = ""
@@ -113,7 +137,7 @@ class Stage:
         if not self.learning_rate:
             problems.append("learning_rate names no part: nothing would be trained")
         for name in ("resolution", "global_batch", "tokens_per_micro_batch", "max_length", "epochs", "save_every",
-                     "held_out_samples", "held_out_every"):  # fmt: skip
+                     "held_out_samples", "held_out_every", "benchmarks_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
         if not 0 < self.clip_norm < math.inf:

@@ -14,7 +14,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,11 +32,11 @@ from stages import parts
 from stages.checkpoint import CheckpointError, Checkpoints
 from stages.engines.engine import Engine
 from stages.engines.plain import PlainEngine
+from stages.examiner import Examiner
 from stages.guard import BadStep, Guard
 from stages.held_out import HeldOut
-from stages.memory import chosen_checkpointing
-from stages.plan import plan
-from stages.ranks import OtherProcessFailed, Ranks, joined
+from stages.planning.memory import chosen_checkpointing
+from stages.planning.plan import plan
 from stages.recorder import Recorder, Silent
 from stages.run_folder import RunFolder
 from stages.stage import Stage
@@ -49,6 +49,7 @@ from yivl.encoder import Encoder
 from yivl.fast_images import PIXELS
 from yivl.folder import check_folder, read_model
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import OtherProcessFailed, Ranks, joined
 from yivl.settings import SettingsError, plain, read
 from yivl.tokenizer import load_tokenizer
 from yivl.weights import fingerprint
@@ -67,7 +68,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     folder = RunFolder(Path(stage.run))
     checkpoints = Checkpoints(folder.state, ranks)
     store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))
-    manifest = resolve(read(Mixture, stage.mixture), store, stage.seed)
+    manifest = ranks.alike(lambda: resolve(read(Mixture, stage.mixture), store, stage.seed))
     ranks.by_first(lambda: folder.open(stage, manifest, starting_point(stage)))
     if blind := [str(rank) for rank, sees in enumerate(ranks.gather(folder.begun)) if not sees]:
         raise SettingsError(
@@ -81,7 +82,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     ranks.by_first(checkpoints.clean)
     log.info("samples\n%s", describe(manifest))
 
-    start = starting_model(stage)
+    start = ranks.alike(lambda: starting_model(stage))
     model, tokenizer = start.model, start.tokenizer
     if stage.adapter:
         add_adapter(model, stage.adapter, stage.seed)
@@ -120,12 +121,15 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         log.info("continuing after step %d of %d", done, loader.total_steps)
     ranks.by_first(lambda: _rewind(folder, checkpoints, done))
     watchdog = Watchdog(ranks, 60 * stage.hang_minutes, folder.hang)
+    examiner = None
+    if stage.benchmarks:
+        examiner = Examiner(stage, tokenizer=tokenizer, ranks=ranks, folder=folder.examined, watchdog=watchdog)
     recorders: list[Recorder] = []
     ranks.by_first(lambda: recorders.append(Recorder(folder, stage, done, loader.total_steps)))
     with recorders[0] if recorders else Silent() as recorder, watchdog.watching():
         Trainer(
             stage, ranks, engine=engine, loader=loader, guard=guard, checkpoints=checkpoints, recorder=recorder,
-            watchdog=watchdog, held_out=held_out,
+            watchdog=watchdog, held_out=held_out, examiner=examiner,
         ).run(done, broken)  # fmt: skip
         watchdog.phase("writing the model")
         model = engine.finished()
@@ -138,7 +142,8 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
 def _recompute(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> None:
     """Activation checkpointing, as the stage says or its memory asks for: the same in all processes, since a block that
     is computed again also gathers its weights again under ZeRO 3."""
-    chosen = ranks.gather(chosen_checkpointing(stage, model.config, ranks.count, ranks.device))[0]
+    mine = ranks.alike(lambda: chosen_checkpointing(stage, model.config, ranks.count, ranks.device))
+    chosen = ranks.gather(mine)[0]
     for part, every in chosen.items():
         recompute(blocks(model, part), every)
         if every:
@@ -155,11 +160,15 @@ def engine_of(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -
         return PlainEngine(model, stage, ranks)
     if ranks.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for others first, and say so
+    return ranks.alike(_deepspeed)(model, stage, ranks)
+
+
+def _deepspeed() -> Callable[[YiVLForConditionalGeneration, Stage, Ranks], Engine]:
     try:
         from stages.engines.zero import DeepSpeedEngine  # noqa: PLC0415 (needed with zero alone; slow to import)
     except ImportError as error:
-        raise SettingsError(f"zero: {stage.zero} needs DeepSpeed: pip install 'yivl[train]' ({error})") from error
-    return DeepSpeedEngine(model, stage, ranks)
+        raise SettingsError(f"zero needs DeepSpeed: pip install 'yivl[train]' ({error})") from error
+    return DeepSpeedEngine
 
 
 def _rewind(folder: RunFolder, checkpoints: Checkpoints, step: int) -> None:

@@ -17,14 +17,15 @@ from data.loader import Broken, BrokenSource, Loader, Step
 from data.packing import empty
 from stages.checkpoint import Checkpoints
 from stages.engines.engine import Engine
+from stages.examiner import Examiner
 from stages.guard import Guard
 from stages.held_out import HeldOut
-from stages.ranks import OtherProcessFailed, Ranks
 from stages.recorder import Recorder, Silent
 from stages.schedule import rate_factor
 from stages.share import Share, record, share_of
 from stages.stage import Stage
 from stages.watchdog import Watchdog
+from yivl.ranks import OtherProcessFailed, Ranks
 
 _GRACE = 100
 """Samples seen before the share of broken ones is judged."""
@@ -42,8 +43,8 @@ class TooManyBroken(RuntimeError):
 
 
 class Trainer:
-    """Takes the step's micro-batches, counts, forward and backward each, judges, moves the weights, records, saves and
-    looks at held-out samples when due. Every process of the run does the same and raises alike."""
+    """Takes the step's micro-batches, counts, forward and backward each, judges, moves the weights and records; saves,
+    looks at held-out samples and puts benchmarks when due. Every process of the run does the same and raises alike."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Trainer:
         recorder: Recorder | Silent,
         watchdog: Watchdog,
         held_out: HeldOut | None,
+        examiner: Examiner | None,
     ) -> None:
         self.stage = stage
         self.ranks = ranks
@@ -67,6 +69,7 @@ class Trainer:
         self.recorder = recorder
         self.watchdog = watchdog
         self.held_out = held_out
+        self.examiner = examiner
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
         engine.on_phase = watchdog.phase
@@ -87,6 +90,8 @@ class Trainer:
         try:
             if start == 0 or self._due(start, self.stage.held_out_every):
                 self._look(start)
+            if start > 0 and self._due(start, self.stage.benchmarks_every):
+                self._examine(start)
             for number in range(start, self.loader.total_steps):
                 clock = time.perf_counter()
                 step = self._next(steps, number)
@@ -100,6 +105,8 @@ class Trainer:
                     raise Interrupted(f"stopped after step {number + 1}; the same command continues from there")
                 if self._due(number + 1, self.stage.held_out_every):
                     self._look(number + 1)
+                if self._due(number + 1, self.stage.benchmarks_every):
+                    self._examine(number + 1)
                 if number % _COLLECT_EVERY == 0:
                     gc.collect()
         except BrokenSource as error:
@@ -184,6 +191,11 @@ class Trainer:
                 self.recorder.answers(step, look.answers)
 
             self.ranks.by_first(tell)
+
+    def _examine(self, step: int) -> None:
+        if self.examiner:
+            scored = self.examiner.examine(self.engine, step)
+            self.ranks.by_first(lambda: [self.recorder.benchmark(step, *one) for one in scored])
 
     def _judge(self, step: int, lost: Sequence[Broken], broken: int) -> None:
         self.sources.update(sample.source for sample in lost)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # the stubs do not know it
 
-from stages.ranks import Ranks
+from yivl.ranks import Ranks
 
 STATUS = 75
 """Exit status of a process that hung: a temporary failure (sysexits.h)."""

@@ -19,11 +19,11 @@ from data.packing import Batch, empty, micro_batches, pack, spread
 from stages.checkpoint import Checkpoints
 from stages.engines.engine import Engine
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks, joined
 from stages.stage import Stage
 from stages.train import engine_of
 from yivl import YiVL
 from yivl.encoder import IGNORE, IMAGE_ID, Example
+from yivl.ranks import Ranks, joined
 
 TINY = Path(__file__).parent / "fixtures" / "yi-vl-tiny"
 SIDE, PATCHES, GLOBAL_BATCH, STEPS = 56, 16, 8, 4

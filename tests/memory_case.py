@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from data.packing import Batch, pack
-from stages.activations import BLOCKS
 from stages.engines.plain import PlainEngine
-from stages.memory import Estimate, Memory
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks, joined
-from stages.sources import Lengths
+from stages.planning.activations import BLOCKS
+from stages.planning.memory import Estimate, Memory
+from stages.planning.sources import Lengths
 from stages.stage import Stage
 from stages.train import engine_of
 from yivl.checkpointing import blocks, recompute
 from yivl.configuration import YiVLConfig
 from yivl.encoder import IGNORE, IMAGE_ID, Example
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks, joined
 
 ROOT = Path(__file__).resolve().parent.parent
 FRONT = {"vision": 1e-4, "projector": 1e-4}

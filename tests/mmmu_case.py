@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from eval.mmmu.report import Result
-from eval.mmmu.run import evaluate
+from eval.benchmark import Choices
+from eval.mmmu import MMMU
+from eval.results import Result
+from eval.runner import evaluate
 from yivl.conversation import Conversation
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +31,9 @@ SCHEMA = pa.schema(
 """The hub's."""
 
 
-def png(colour: int = 0) -> bytes:
+def png(colour: int = 0, size: tuple[int, int] = (5, 3)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (5, 3), (colour % 256, 0, 0)).save(file, "PNG")
+    Image.new("RGB", size, (colour % 256, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -68,9 +70,10 @@ class Recorder:
     def __init__(self, reply: Any = lambda key: "B") -> None:
         self.reply = reply
         self.batches: list[list[Conversation]] = []
+        self.max_new_tokens = 0
 
     def __call__(self, conversations: Sequence[Conversation], *, max_new_tokens: int) -> list[str]:
-        assert max_new_tokens == 64
+        self.max_new_tokens = max_new_tokens
         self.batches.append(list(conversations))
         return [self.reply(conversation.key) for conversation in conversations]
 
@@ -79,9 +82,16 @@ class Recorder:
         return {conversation.key: conversation for batch in self.batches for conversation in batch}
 
 
+def asked(folder: Path, **choices: Any) -> MMMU:
+    """The questions in `folder`, as `choices` say."""
+    return MMMU(folder, Choices(**choices))
+
+
 def judge(folder: Path, out: Path, model: Any = None, **options: Any) -> Result:
-    arguments: dict[str, Any] = {"split": "validation", "batch_size": 4, "model_name": "model"} | options
-    return evaluate(model or Recorder(), folder, out=out, **arguments)
+    """The outcome of a run: `options` are those of `Choices` and of `evaluate`."""
+    named = {name: options.pop(name) for name in list(options) if name in Choices.__dataclass_fields__}
+    options = {"batch_size": 4, "model_name": "model"} | options
+    return evaluate(model or Recorder(), asked(folder, **named), out, **options)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -90,6 +100,3 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-# ------------------------------------------------------------------ what the model is asked

@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM
 from data.packing import Batch, pack
 from stages.engines.plain import PlainEngine
 from stages.parts import Part, freeze_all_but, parameter_groups
-from stages.ranks import Ranks
 from stages.stage import Stage
 from stages.train import train
 from stages.trainer import Interrupted
@@ -33,6 +32,7 @@ from yivl.cli import main
 from yivl.encoder import Encoder, Example
 from yivl.folder import write_model
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks
 from yivl.settings import read
 from yivl.weights import read_weights
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.benchmark import main
-from stages.benchmark_case import Case
-from stages.benchmark_head import _measure
-from stages.benchmark_ways import Packed, Padded, _Step
+from stages.benchmark.__main__ import main
+from stages.benchmark.case import Case
+from stages.benchmark.head import _measure
+from stages.benchmark.ways import Packed, Padded, _Step
 from yivl.encoder import IGNORE
 
 TOY = Case(shapes="toy", stage=3, precision="fp32")
@@ -98,6 +98,7 @@ def test_samples_are_as_long_as_the_stage_has_them() -> None:
     assert all(abs(e.supervised - 0.6 * n) <= 0.5 for e, n in zip(desk.examples(), lengths, strict=True))
 
 
+@pytest.mark.slow
 def test_the_command_measures_both_and_writes_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "speed.json"
     assert main(["--shapes", "toy", "--stage", "3", "--precision", "fp32", "--steps", "1", "--json", str(file)]) == 0

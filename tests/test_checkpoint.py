@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages import checkpoint
 from stages.checkpoint import CheckpointError, Checkpoints
-from stages.ranks import Ranks
+from yivl.ranks import Ranks
 
 
 def state(value: float, size: int = 50) -> list[tuple[str, Tensor]]:

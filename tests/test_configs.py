@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.mixture import Mixture, catalogued
-from stages.plan import plan
+from stages.planning.plan import plan
 from stages.stage import Stage
 from stages.train import main
 from yivl.assembly import ModelSource

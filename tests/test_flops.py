@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.packing import Batch, empty, pack
-from stages.flops import Work, model_flops, peak_tflops, work_of
 from stages.parts import freeze_all_but
+from stages.planning.flops import Work, model_flops, peak_tflops, work_of
 from stages.stage import Stage
 from yivl.assembly import ModelSource
 from yivl.configuration import YiVLConfig

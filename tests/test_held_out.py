@@ -31,13 +31,13 @@ from data.shards import caption_sample, conversation_sample, write_shards
 from data.store import Store
 from stages.held_out import HeldOut, Look
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks, joined
 from stages.stage import Stage
 from stages.train import engine_of, train
 from yivl import YiVL
 from yivl.conversation import Conversation, Turn
 from yivl.encoder import IGNORE, Encoder
 from yivl.fast_images import PIXELS
+from yivl.ranks import Ranks, joined
 from yivl.settings import SettingsError, read
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,9 +23,10 @@ import yaml
 from conftest import TINY
 from test_ranks import assert_same_run
 
-from stages import launch, node_check
-from stages.chain import chain
-from stages.node_check import Asked, Measured, Node, problems
+from stages.launch import __main__ as launch
+from stages.launch import node_check
+from stages.launch.chain import chain
+from stages.launch.node_check import Asked, Measured, Node, problems
 from stages.stage import Stage
 from stages.train import train
 from yivl.settings import SettingsError, read

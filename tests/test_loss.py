@@ -18,10 +18,10 @@ from data.packing import Batch, empty, micro_batches, pack, spread
 from data.store import Store
 from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl import YiVL
 from yivl.encoder import IGNORE, Encoder, Example
+from yivl.ranks import Ranks
 from yivl.settings import read
 
 RATES = {"vision": 1e-3, "projector": 1e-3, "language": 1e-3}

@@ -13,19 +13,19 @@ import pytest
 import torch
 from memory_case import ALL, CASES, FRONT, ROOT, desk, measured, predicted, row, stage_of
 
-from stages.activations import BLOCKS, MicroBatch, Row, depth, on_meta, recomputed
 from stages.engines.plain import PlainEngine
-from stages.ledger import Ledger
-from stages.memory import Estimate, chosen_checkpointing, device_bytes, full_row
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks
-from stages.sources import Lengths
+from stages.planning.activations import BLOCKS, MicroBatch, Row, depth, on_meta, recomputed
+from stages.planning.ledger import Ledger
+from stages.planning.memory import Estimate, chosen_checkpointing, device_bytes, full_row
+from stages.planning.sources import Lengths
 from stages.stage import Stage
 from yivl.adapters import Adapter, adapter_parameters, add_adapter
 from yivl.assembly import ModelSource
 from yivl.checkpointing import blocks, recompute
 from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks
 from yivl.settings import read
 
 CONFIGS = ROOT / "configs"

@@ -1,208 +1,41 @@
-"""MMMU's parsers and scores against what the official scripts are known to give (the facts behind each are theirs)."""
+"""MMMU's scores against what the official scripts and harnesses are known to give."""
 
 from __future__ import annotations
 
 import random
-import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from mmmu_case import asked, row, write
 
-from eval.mmmu.dataset import Sample, gold
-from eval.mmmu.parsing import extract_numbers, normalize_str, parse_multi_choice_response, parse_open_response
+from eval.benchmark import OVERALL, Verdict
+from eval.mmmu.dataset import accepted
+from eval.mmmu.inference import infer
 from eval.mmmu.published import COLUMNS, PUBLISHED
-from eval.mmmu.scoring import Tally, eval_multi_choice, eval_open, judge, official, strict
-from eval.mmmu.subjects import DISCIPLINES, OVERALL, SUBJECTS, TEST_QUESTIONS, in_order, size, total
+from eval.mmmu.subjects import DISCIPLINES, SUBJECTS, TEST_QUESTIONS, in_order, size, total
+from eval.scores import scores
+from eval.tables import percent
 
 FOUR = {"A": "The man", "B": "A pretty girl", "C": "No", "D": "cell wall"}
 
 
-def multiple_choice(id: str, answer: str | None = "A", options: str = "wxyz") -> Sample:
-    subject = "_".join(id.split("_")[1:-1])
-    return Sample(id=id, subject=subject, question="q", options=tuple(options), answer=answer)
+def verdicts(
+    folder: Path, replies: Mapping[str, str], rows: Mapping[str, dict[str, Any]], **choices: Any
+) -> dict[str, Verdict]:
+    """What becomes of replies to rows of the hub's files, by id; the right answer to each is A unless the row says."""
+    split = next(iter(rows)).split("_")[0]
+    by_subject: dict[str, list[dict[str, Any]]] = {}
+    for id, fields in rows.items():
+        by_subject.setdefault("_".join(id.split("_")[1:-1]), []).append(row(id, **{"answer": "A"} | fields))
+    for subject, of_subject in by_subject.items():
+        write(folder, subject, of_subject, split=split)
+    return {one.question.id: one for one in asked(folder, split=split, **choices).judge(replies)}
 
 
-def open_question(id: str, answer: str) -> Sample:
-    subject = "_".join(id.split("_")[1:-1])
-    return Sample(id=id, subject=subject, question="q", question_type="open", answer=answer)
-
-
-# ------------------------------------------------------------------ multiple choice
-
-
-@pytest.mark.parametrize(
-    ("reply", "letter"),
-    [
-        ("B", "B"),
-        ("B.", "B"),
-        ("(B)", "B"),
-        ("Answer: B", "B"),
-        ("答案是 B 。", "B"),
-        ("A or B", "B"),
-        ("B or A", "A"),
-        ("(A) is wrong, B is right", "A"),
-        ("B. A pretty girl", "A"),
-        ("USA B", "B"),
-        ("B'.", "B"),
-        ("(B) and then (C), not (A)", "A"),
-        ("(A) (A) (C)", "C"),
-        ("I would say it must be none of the above", "C"),
-        ("there is, as one can see, a Cell Wall", "D"),
-    ],
-)
-def test_letter_found(reply: str, letter: str) -> None:
-    assert parse_multi_choice_response(reply, FOUR) == letter
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        "B. ",
-        "B\n",
-        "b",
-        "(b)",
-        "[B]",
-        "\uff08B\uff09",
-        "B)",
-        "**B**",
-        "答案是B",
-        "Answer:B",
-        "C: No",
-        "'.B",
-        "B.'",
-        "",
-        " ",
-    ],
-)
-def test_letter_not_found_where_the_official_parser_draws_one(reply: str) -> None:
-    assert parse_multi_choice_response(reply, FOUR) is None
-
-
-def test_option_text_counts_only_in_a_reply_of_more_than_five_words() -> None:
-    cells = {"A": "cell", "B": "cell wall"}
-    assert parse_multi_choice_response("It is the cell wall", cells) is None
-    assert parse_multi_choice_response("It is surely the cell wall", cells) is not None
-
-
-def test_first_option_wins_where_two_texts_end_at_one_place() -> None:
-    assert parse_multi_choice_response("I think it is the cell wall", {"A": "cell", "B": "cell wall"}) == "A"
-    assert parse_multi_choice_response("I think it is the cell wall", {"A": "cell wall", "B": "cell"}) == "A"
-    assert parse_multi_choice_response("I think it is the cell wall", {"A": "cell", "B": "wall"}) == "B"
-
-
-def test_an_empty_option_text_matches_every_long_reply() -> None:
-    assert parse_multi_choice_response("one two three four five cell", {"A": "cell", "B": ""}) == "B"
-
-
-def test_letters_outside_the_options_are_no_answer() -> None:
-    assert parse_multi_choice_response("E", FOUR) is None
-    nine = dict(zip("ABCDEFGHI", "123456789", strict=True))
-    assert parse_multi_choice_response("(I)", nine) == "I"
-
-
-@given(st.text(string.printable, max_size=60), st.lists(st.text(max_size=8), min_size=1, max_size=9))
-def test_whatever_is_found_is_an_option(reply: str, texts: list[str]) -> None:
-    options = dict(zip(string.ascii_uppercase, texts, strict=False))
-    assert parse_multi_choice_response(reply, options) in {*options, None}
-
-
-@given(st.text(string.ascii_lowercase + " .,", max_size=40), st.sampled_from("ABCD"))
-def test_a_letter_in_brackets_is_found_wherever_it_stands_alone(around: str, letter: str) -> None:
-    assert parse_multi_choice_response(f"{around}({letter}){around}", FOUR) == letter
-
-
-# ------------------------------------------------------------------ open questions
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("0.963", [0.96]),
-        (" 1,234.5 ", [1234.5]),
-        ("1_000", [1000.0]),
-        ("\uff11\uff12", [12.0]),
-        ("inf", [float("inf")]),
-        ("A", [" a", "a "]),
-        ("Tampa ", ["tampa"]),
-        ("50%", ["50%"]),
-        ("24/7", ["24/7"]),
-        ("", [""]),
-    ],
-)
-def test_normalised(text: str, values: list[str | float]) -> None:
-    assert normalize_str(text) == values
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("3-5", ["3", "-5"]),
-        ("1,234", ["1,234", "234"]),
-        ("1.5e-3", ["1.5e-3", "1", "-3"]),
-        ("x = .5", [".5"]),
-        ("5kg", []),
-        ("5 kg", ["5"]),
-        ("none", []),
-    ],
-)
-def test_numbers_found(text: str, numbers: list[str]) -> None:
-    assert extract_numbers(text) == numbers
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        ("Tampa.", {"tampa"}),
-        ("The answer is 5 kg", {"5 kg", 5.0}),
-        ("so it could be X", {" x", "x "}),
-        # `this ` ends in `is `.
-        ("this one", {"one"}),
-        # Lower-cased before it is split, so a new sentence is no new line.
-        ("It is red. Surely blue", {"red. surely blue"}),
-        ("It is red\nSurely blue", {"red"}),
-        # `=` counts on the last line only.
-        ("x = 4\nno more", {"x = 4\nno more", 4.0}),
-        ("no more\nx = 4", {4.0}),
-        # A tail that is only punctuation is dropped.
-        ("the answer is :", {"the answer is :"}),
-        # An empty tail gives way to the next indicator's, though that is longer.
-        ("the final answer \n", {"answer"}),
-    ],
-)
-def test_open_reply_parsed(reply: str, found: set[str | float]) -> None:
-    assert parse_open_response(reply) == found
-
-
-@given(st.text(max_size=80))
-def test_open_parser_takes_any_text(reply: str) -> None:
-    assert parse_open_response(reply)
-
-
-@pytest.mark.parametrize(
-    ("answer", "reply", "right"),
-    [
-        ("0.963", "0.956", True),
-        ("A", "Point B shows a force", True),
-        ("no", "not sure", True),
-        ("50%", "0.5", False),
-        ("0.5", "50%", False),
-        ("5", "5kg", False),
-        ("5", "5 kg", True),
-        ("3", "3-5", True),
-        ("-5", "3-5", True),
-        ("5", "3-5", False),
-        ("1234", "1,234", True),
-        ("234", "it is 1,234", True),
-        ("2000", "2 x 10^3", False),
-        ("nan", "nan", False),
-        ("inf", "inf", True),
-        ("Tampa", "It is in tampa, Florida.", True),
-        ("Tampa", "", False),
-    ],
-)
-def test_open_reply_judged(answer: str, reply: str, right: bool) -> None:
-    assert eval_open(answer, parse_open_response(reply)) is right
+def opened(answer: str) -> dict[str, str]:
+    return {"question_type": "open", "options": "[]", "answer": answer}
 
 
 @pytest.mark.parametrize(
@@ -215,95 +48,190 @@ def test_open_reply_judged(answer: str, reply: str, right: bool) -> None:
         ("('a', 'b')", "('a', 'b')"),
         ("{'a': 1}", "{'a': 1}"),
         ("[{[]: 1}]", "[{[]: 1}]"),
-        ("?", None),
-        ("", None),
-        (None, None),
     ],
 )
-def test_only_a_list_literal_becomes_a_list(written: str | None, read: str | list[str] | None) -> None:
-    assert gold(written) == read
+def test_only_a_list_literal_becomes_a_list(written: str, read: str | list[str]) -> None:
+    assert accepted(written) == (read if isinstance(read, list) else [read])
 
 
-def test_any_answer_of_a_list_is_right() -> None:
-    assert eval_open(["24/7", "3.429"], parse_open_response("about 3.43"))
-    assert eval_open(["Tampa", "Florida"], parse_open_response("It is florida"))
-    assert eval_multi_choice(["A", "C"], "C")
-    assert not eval_multi_choice(["A", "C"], "B")
+def test_any_answer_of_a_list_is_right_but_not_with_lmms_eval(tmp_path: Path) -> None:
+    rows = {"validation_Math_15": opened("['24/7', '3.429']"), "validation_Geography_4": opened("['Tampa', 'Florida']")}
+    replies = {"validation_Math_15": "about 3.43", "validation_Geography_4": "It is florida"}
+    for protocol, right in (("official", 1), ("yi", 1), ("lmms-eval", 0), ("vlmevalkit", 0)):
+        found = verdicts(tmp_path, replies, rows, protocol=protocol)
+        assert [one.score for one in found.values()] == [right, right], protocol
 
 
-# ------------------------------------------------------------------ the random letters
+def test_why_a_reply_counts_so(tmp_path: Path) -> None:
+    rows = {f"validation_Art_{n}": {} for n in range(1, 5)} | {"validation_Art_5": opened("5")}
+    replies = {"1": "(A)", "2": "A or B", "3": "it is w because of the x", "4": "none", "5": "The answer is 5 kg"}
+    found = verdicts(tmp_path, {f"validation_Art_{n}": reply for n, reply in replies.items()}, rows)
+    assert [one.why for one in found.values()] == [
+        "(A) in brackets",
+        "B between spaces",
+        "the text of option B",
+        "nothing found: drawn at random",
+        "5.0 was read from it",
+    ]
+    assert found["validation_Art_5"].answer == "5 kg; 5.0"
 
 
-def test_random_letters_come_from_one_stream_over_the_subjects_in_official_order() -> None:
-    options = {"validation_Art_1": "wxyz", "validation_Music_1": "wx", "validation_Music_2": "vwxyz"}
-    options |= {"validation_Accounting_1": "xyz"}
-    samples = [multiple_choice(id, options=choices) for id, choices in options.items()]
-    random.seed(42)
-    expected = {
-        id: random.choice(list("ABCDE"[: len(options[id])]))
-        for id in ("validation_Accounting_1", "validation_Art_1", "validation_Music_1", "validation_Music_2")
+# ------------------------------------------------------------------ VLMEvalKit
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"),
+        ("(B)", "B"),
+        ("**B**", "B"),
+        ("Answer: B.", "B"),
+        ("B, I think so", "B"),
+        # The last four tokens are near enough to the end.
+        ("B would be the choice", None),
+        ("The correct answer is **b** in the opinion of many people", "B"),
+        ("A or B", None),
+        ("A pretty girl", "A"),  # a letter, before the text is looked at
+        ("a pretty girl", "B"),
+        ("the man and the cell wall", None),
+        ("b", None),
+        ("Cannot determine the answer", "Z"),
+        ("Z", "Z"),
+        # Much longer than all options together, so their texts are not looked for.
+        ("a cell wall" + ", as one can see quite clearly in this picture" * 2, None),
+    ],
+)
+def test_letter_inferred_by_vlmevalkit(reply: str, letter: str | None) -> None:
+    found = infer(reply, FOUR)
+    assert (None if found is None else found.answer) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply", "score"),
+    [
+        ("0.963", "0.963", 1),
+        ("0.963", "It is 0.963 mm", 1),
+        ("0.963", "0.956", 0),
+        # Graded as a choice between the answer and other ones; its letter is the answer if that is a letter (#1617).
+        ("C", "C", 0),
+        ("B", "B", 1),
+        ("B", "line b", 0),
+        ("B", "other answers", 1),
+    ],
+)
+def test_open_questions_of_vlmevalkit(tmp_path: Path, answer: str, reply: str, score: int) -> None:
+    rows = {"validation_Art_1": opened(answer)}
+    found = verdicts(tmp_path, {"validation_Art_1": reply}, rows, protocol="vlmevalkit")
+    assert found["validation_Art_1"].score == score
+
+
+def test_what_vlmevalkit_can_not_infer_is_wrong_and_never_drawn(tmp_path: Path) -> None:
+    rows = {f"validation_Art_{n}": {} for n in range(1, 4)}
+    replies = {
+        "validation_Art_1": "no idea",
+        "validation_Art_2": "Cannot determine the answer",
+        "validation_Art_3": "A",
     }
-    drawn = judge(samples, dict.fromkeys(options, "no idea"))
-    assert {one.sample.id: one.submitted for one in drawn} == expected
-    assert all(one.random for one in drawn)
+    found = verdicts(tmp_path, replies, rows, protocol="vlmevalkit")
+    assert [one.score for one in found.values()] == [0, 0, 1]
+    assert [list(one.parts) for one in found.values()] == [["accuracy"]] * 3
+    assert asked(tmp_path, protocol="vlmevalkit").fallback == "wrong"
+    with pytest.raises(ValueError, match="vlmevalkit draws no answers"):
+        asked(tmp_path, protocol="vlmevalkit", fallback="expected")
 
 
-def test_the_first_random_letters_of_four_are_these() -> None:
-    samples = [multiple_choice(f"validation_Art_{n}") for n in range(12)]
-    drawn = judge(samples, {sample.id: "?" for sample in samples})
-    assert "".join(one.submitted or "" for one in drawn) == "AACBBBAADAAA"
+# ------------------------------------------------------------------ replies without a letter
 
 
-def test_only_what_has_no_letter_draws() -> None:
-    samples = [multiple_choice(f"validation_Art_{n}") for n in range(4)] + [open_question("validation_Art_9", "5")]
+def test_random_letters_come_from_one_stream_over_the_subjects_in_official_order(tmp_path: Path) -> None:
+    options = {
+        "validation_Art_1": "wxyz", "validation_Music_1": "wx", "validation_Music_2": "vwxyz",
+        "validation_Accounting_1": "xyz",
+    }  # fmt: skip
+    rows = {id: {"options": repr(list(texts))} for id, texts in options.items()}
+    for protocol, seed in (("yi", 42), ("official", 42), ("lmms-eval", 0)):
+        random.seed(seed)
+        expected = {
+            id: random.choice(list("ABCDE"[: len(options[id])]))
+            for id in ("validation_Accounting_1", "validation_Art_1", "validation_Music_1", "validation_Music_2")
+        }
+        drawn = verdicts(tmp_path, dict.fromkeys(options, "no idea"), rows, protocol=protocol)
+        assert {id: one.answer for id, one in drawn.items()} == expected
+        assert all(one.drawn for one in drawn.values())
+
+
+def test_the_first_random_letters_of_four_are_these(tmp_path: Path) -> None:
+    rows: dict[str, dict[str, Any]] = {f"validation_Art_{n}": {} for n in range(12)}
+    assert "".join(one.answer for one in verdicts(tmp_path, dict.fromkeys(rows, "?"), rows).values()) == "AACBBBAADAAA"
+
+
+def test_only_what_has_no_letter_draws(tmp_path: Path) -> None:
+    rows = {f"validation_Art_{n}": {} for n in range(4)} | {"validation_Art_9": opened("5")}
     replies = {"validation_Art_0": "D", "validation_Art_2": "none", "validation_Art_9": "none", "validation_Art_3": "-"}
-    submitted = {one.sample.id: one.submitted for one in judge(samples, replies)}
+    found = {id: one.answer for id, one in verdicts(tmp_path, replies, rows).items()}
     # Question 1 has no reply: it draws nothing, and the stream's first two letters go to 2 and 3.
-    assert submitted == {
+    assert found == {
         "validation_Art_0": "D",
-        "validation_Art_1": None,
+        "validation_Art_1": "",
         "validation_Art_2": "A",
         "validation_Art_3": "A",
         "validation_Art_9": "none",
     }
 
 
-def test_strict_counts_lucky_letters_as_wrong() -> None:
-    samples = [multiple_choice("validation_Art_1"), multiple_choice("validation_Art_2")]
-    judged = judge(samples, {"validation_Art_1": "I don't know", "validation_Art_2": "A"})
-    assert official(judged).overall == Tally(2, 2)
-    assert strict(judged).overall == Tally(2, 1)
+@pytest.mark.parametrize(
+    ("fallback", "accuracy", "firm"), [("official", 1.0, 0.5), ("wrong", 0.5, None), ("expected", 0.625, 0.5)]
+)
+def test_fallbacks(tmp_path: Path, fallback: str, accuracy: float, firm: float | None) -> None:
+    """Of two questions with four options one is answered right; the other's draw is lucky, or worth a quarter."""
+    rows: dict[str, dict[str, Any]] = {"validation_Art_1": {}, "validation_Art_2": {}}
+    replies = {"validation_Art_1": "I don't know", "validation_Art_2": "A"}
+    found = verdicts(tmp_path, replies, rows, fallback=fallback)
+    metrics = {name: levels[OVERALL][OVERALL].value for name, levels in scores(list(found.values())).items()}
+    assert metrics == {"accuracy": accuracy} | ({} if firm is None else {"accuracy, drawn as wrong": firm})
+    assert [one.drawn for one in found.values()] == [True, False]
+
+
+def test_what_a_draw_is_worth_depends_on_the_number_of_options(tmp_path: Path) -> None:
+    rows = {
+        "validation_Art_1": {"options": "['x', 'y']"},
+        "validation_Art_2": {"options": "['x', 'y', 'z', 'u', 'v']"},
+        "validation_Art_3": {"options": "['x', 'y']", "answer": "F"},
+    }
+    found = verdicts(tmp_path, dict.fromkeys(rows, "?"), rows, fallback="expected")
+    assert [one.score for one in found.values()] == [0.5, 0.2, 0.0]
 
 
 # ------------------------------------------------------------------ averages
 
 
-def test_averages_are_over_questions_not_subjects() -> None:
-    samples = [multiple_choice("test_Art_1")] + [multiple_choice(f"test_Math_{n}") for n in range(3)]
-    scores = official(judge(samples, {"test_Art_1": "A", "test_Math_0": "B", "test_Math_1": "B", "test_Math_2": "B"}))
-    assert scores.overall.accuracy == 0.25  # over subjects it would be 0.5
-    assert scores.subjects == {"Art": Tally(1, 1), "Math": Tally(3, 0)}
-    assert scores.disciplines["Art and Design"].accuracy == 1.0
-    assert scores.disciplines["Business"] == Tally(0, 0)
-    assert scores.disciplines["Business"].percent == "-"
+def test_averages_are_over_questions_not_subjects(tmp_path: Path) -> None:
+    rows: dict[str, dict[str, Any]] = {"test_Art_1": {}, **{f"test_Math_{n}": {} for n in range(3)}}
+    replies = {"test_Art_1": "A", "test_Math_0": "B", "test_Math_1": "B", "test_Math_2": "B"}
+    levels = scores(list(verdicts(tmp_path, replies, rows).values()))["accuracy"]
+    assert levels[OVERALL][OVERALL].value == 0.25  # over subjects it would be 0.5
+    assert {name: (one.questions, one.value) for name, one in levels["subject"].items()} == {
+        "Art": (1, 1.0),
+        "Math": (3, 0.0),
+    }
+    assert set(levels["discipline"]) == {"Art and Design", "Science"}
 
 
-def test_a_missing_reply_is_wrong_and_stays_in_the_denominator() -> None:
-    samples = [multiple_choice("test_Art_1"), multiple_choice("test_Art_2"), open_question("test_Art_3", "")]
-    judged = judge(samples, {"test_Art_1": "A"})
-    assert [one.correct for one in judged] == [True, False, None]
-    assert official(judge(samples[:2], {"test_Art_1": "A"})).overall == Tally(2, 1)
+def test_a_missing_reply_is_wrong_and_stays_in_the_denominator(tmp_path: Path) -> None:
+    rows = {"test_Art_1": {}, "test_Art_2": {}, "test_Art_3": opened("")}
+    found = verdicts(tmp_path, {"test_Art_1": "A"}, rows)
+    assert [one.score for one in found.values()] == [1, 0, None]
 
 
-def test_any_other_type_than_multiple_choice_is_open() -> None:
+def test_any_other_type_than_multiple_choice_is_open(tmp_path: Path) -> None:
     for kind in ("open", "short-answer", "fill"):
-        sample = Sample(id="test_Art_1", subject="Art", question="q", question_type=kind, answer="no")
-        assert judge([sample], {"test_Art_1": "(A) not sure"})[0].correct
+        rows = {"test_Art_1": {"question_type": kind, "answer": "no"}}
+        assert verdicts(tmp_path, {"test_Art_1": "(A) not sure"}, rows)["test_Art_1"].score == 1
 
 
 def test_percent_is_the_official_rounding() -> None:
-    assert Tally(900, 330).percent == "36.7"
-    assert Tally(3, 2).percent == "66.7"
+    assert percent(330 / 900) == "36.7"
+    assert percent(2 / 3) == "66.7"
 
 
 # ------------------------------------------------------------------ constants

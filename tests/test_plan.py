@@ -13,8 +13,8 @@ from conftest import captions
 
 from data.mixture import Mixture
 from data.store import Store
-from stages.plan import Plan, plan
-from stages.sources import ASSUMED, Lengths, mean_lengths, planned_sources
+from stages.planning.plan import Plan, plan
+from stages.planning.sources import ASSUMED, Lengths, mean_lengths, planned_sources
 from stages.stage import Stage
 from yivl.assembly import ModelSource
 from yivl.prompt import SYSTEM

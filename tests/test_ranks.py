@@ -33,7 +33,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert torch.allclose(ours[name], tensor, rtol=0, atol=2e-4), name  # Adam turns tiny gradients into whole steps
 
 
-@pytest.mark.parametrize(("ranks", "tokens"), [(2, 1024), (4, 400)])
+@pytest.mark.parametrize(("ranks", "tokens"), [(2, 400), pytest.param(4, 400, marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_one_process(
     stage_file: Callable[..., Path], tmp_path: Path, ranks: int, tokens: int
 ) -> None:
@@ -51,14 +51,13 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(stage_file: Calla
     stage = stage_file(epochs=2, learning_rate=ALL, save_every=3)
     train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
     run = tmp_path / "many"
-    process = training(4, stage, f"run={run}")
+    process = training(2, stage, f"run={run}")
     wait_until(lambda: len(log(run)) >= 7, process)
     for pid in ranks_of(run).values():
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert 7 <= len(log(run)) < 18
-    _, said = (resumed := training(2, stage, f"run={run}")).communicate(timeout=120)
-    assert resumed.returncode == 0, said
+    train(read(Stage, stage, [f"run={run}"]))
     assert_same_run(run, tmp_path / "one")
 
 
@@ -72,7 +71,7 @@ def test_broken_samples_and_what_one_process_meets_are_told_by_all(
     stage = stage_file(data=str(tmp_path / "broken"), broken_limit=0.2)
     (tmp_path / "mixture.yaml").write_text(json.dumps({"catalogue": "sources.yaml", "sources": {"captions": {}}}))
     train(read(Stage, stage, [f"run={tmp_path / 'one'}"]))
-    process = training(3, stage, f"run={tmp_path / 'many'}")
+    process = training(2, stage, f"run={tmp_path / 'many'}")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     one, many = ((tmp_path / run / "quarantine.jsonl").read_text() for run in ("one", "many"))

@@ -48,7 +48,7 @@ def damaged(run: Path) -> None:
 def test_a_kill_while_saving_sigterm_and_a_damaged_checkpoint_change_nothing(
     stage_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    stage = stage_file(epochs=4, save_every=2, learning_rate=ALL, zero=2)
+    stage = stage_file(epochs=3, save_every=2, learning_rate=ALL, zero=2)
     whole, run = tmp_path / "whole", tmp_path / "run"
     trains(2, stage, f"run={whole}")
 
@@ -59,7 +59,7 @@ def test_a_kill_while_saving_sigterm_and_a_damaged_checkpoint_change_nothing(
     process.terminate()
     _, said = process.communicate(timeout=120)
     assert "the same command continues from there" in said
-    assert 12 <= len(log(run)) < 36
+    assert 12 <= len(log(run)) < 27
     damaged(run)
 
     assert "is not used: shard-" in trains(2, stage, f"run={run}")

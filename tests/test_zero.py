@@ -16,7 +16,7 @@ from engines_case import Case, trained
 from processes import torchrun
 from safetensors.torch import load_file
 
-from stages.ranks import Ranks
+from yivl.ranks import Ranks
 
 LAYOUTS = ("packed", "rows", "uneven", "text")
 STAGES = (1, 2, 3)

@@ -125,16 +125,16 @@ def text_row(name: str, *cells: str) -> str:
     return row(name, "".join(f"<td>{escape(cell)}</td>" for cell in cells))
 
 
-def picture(data: bytes, alt: str, side: int) -> str:
-    """A JPEG file as an image of `side` by `side` CSS pixels."""
+def picture(data: bytes, alt: str, width: int, height: int | None = None) -> str:
+    """A JPEG file as an image of so many CSS pixels; a square where no height is given."""
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
-    return f'<img src="{source}" width="{side}" height="{side}" alt="{escape(alt)}">'
+    return f'<img src="{source}" width="{width}" height="{height or width}" alt="{escape(alt)}">'
 
 
-def jpeg(image: Image.Image) -> bytes:
-    """A JPEG file for `picture`, of at most `PICTURE` pixels a side."""
+def jpeg(image: Image.Image, side: int = PICTURE) -> bytes:
+    """A JPEG file for `picture`, of at most `side` pixels a side."""
     small = image.convert("RGB")
-    small.thumbnail((PICTURE, PICTURE))
+    small.thumbnail((side, side))
     with io.BytesIO() as file:
         small.save(file, "JPEG", quality=88)
         return file.getvalue()

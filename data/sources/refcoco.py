@@ -17,7 +17,6 @@ copied from them; the objects between are found without a box that was given awa
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,9 @@ from typing import Any
 from data.raw import BadRaw, field, find, items
 from data.record import Record, Skipped, conversations
 from yivl.boxes import Box, to_text
+from yivl.refcoco import IMAGES, SPLIT_BY, WHERE, read_refs, to_box
 
-SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-WHERE = "Give the bounding box of what this describes: {}"
 WHAT = "Describe what this bounding box shows, so that it can be told from the rest of the image: {}"
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Lists, dicts, strings and numbers only: what a pickle can do beyond them is run code."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def records(raw: Path) -> Iterator[Record | Skipped]:
@@ -44,12 +35,12 @@ def records(raw: Path) -> Iterator[Record | Skipped]:
         name: (find(raw, f"{name}/refs({by}).p"), find(raw, f"{name}/instances.json")) for name, by in SPLIT_BY.items()
     }
     for name, (refs, instances) in files.items():
-        yield from _records(name, refs, instances, raw / "images/mscoco/images/train2014")
+        yield from _records(name, refs, instances, raw / IMAGES)
 
 
 def _records(name: str, refs: Path, instances: Path, folder: Path) -> Iterator[Record | Skipped]:
     objects: dict[int, list[tuple[int, list[str]]]] = {}
-    for ref in _plain(refs):
+    for ref in _refs(refs):
         if field(ref, "split", str, refs) == "train":
             phrases = [field(sentence, "sent", str, refs).strip() for sentence in field(ref, "sentences", list, refs)]
             named = (field(ref, "ann_id", int, refs), [phrase for phrase in phrases if phrase])
@@ -83,21 +74,15 @@ def _records(name: str, refs: Path, instances: Path, folder: Path) -> Iterator[R
             yield Skipped(f"{name}-{image}", "no phrase with a box")
 
 
-def _plain(file: Path) -> list[Any]:
+def _refs(file: Path) -> list[Any]:
     try:
-        with file.open("rb") as opened:
-            content = _PlainUnpickler(
-                opened, encoding="utf-8", errors="replace"
-            ).load()  # of Python 2, whose strings are bytes
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
-        raise BadRaw(f"{file}: not a pickle of lists, dicts, strings and numbers only: {error}") from error
-    if not isinstance(content, list):
-        raise BadRaw(f"{file}: a {type(content).__name__}, not the list that was expected")
-    return content
+        return read_refs(file)
+    except ValueError as error:
+        raise BadRaw(str(error)) from error
 
 
-def _box(sides: list[float], where: Path) -> Box:
-    if len(sides) != 4:
-        raise BadRaw(f"{where}: a bbox has x, y, width and height, not {sides}")
-    x, y, width, height = sides
-    return Box(x, y, x + width, y + height)
+def _box(bbox: list[float], where: Path) -> Box:
+    try:
+        return to_box(bbox)
+    except ValueError as error:
+        raise BadRaw(f"{where}: {error}") from error

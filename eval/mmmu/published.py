@@ -6,7 +6,8 @@ leaderboard rows published for Yi-VL. The dataset was corrected after both (2024
 
 from __future__ import annotations
 
-from eval.mmmu.subjects import DISCIPLINES, OVERALL
+from eval.benchmark import OVERALL
+from eval.mmmu.subjects import DISCIPLINES
 
 COLUMNS: tuple[str, ...] = (OVERALL, *DISCIPLINES)
 """What the numbers of a row belong to, in order; Table 7 has the disciplines in the official order."""
@@ -38,7 +39,7 @@ _VALIDATION: dict[str, Row] = {
     "Yi-VL-6B": (39.1, 52.5, 30.7, 31.3, 38.0, 53.3, 35.7),
 }
 
-PUBLISHED: dict[str, dict[str, Row]] = {"dev": {}, "validation": _VALIDATION, "test": _TABLE_7}
+PUBLISHED: dict[str, dict[str, Row]] = {"validation": _VALIDATION, "test": _TABLE_7}
 """By split, best first."""
 
 SOURCES = {

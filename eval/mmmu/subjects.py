@@ -6,10 +6,8 @@ Source: MMMU-Benchmark/MMMU, `mmmu/utils/data_utils.py` (order and disciplines);
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-Split = Literal["dev", "validation", "test"]
-SPLITS: tuple[str, ...] = get_args(Split)
+SPLITS = ("validation", "dev", "test")
+"""The usual one first."""
 
 TEST_QUESTIONS = {
     "Accounting": 380,
@@ -72,8 +70,6 @@ DISCIPLINES: dict[str, tuple[str, ...]] = {
 }
 """Yi's own script files Psychology under Science; this is the benchmark's map."""
 
-OVERALL = "Overall"
-
 
 def size(split: str, subject: str) -> int:
     """How many questions the hub's dataset has for `subject`."""
@@ -95,3 +91,8 @@ def in_order(names: list[str]) -> list[str]:
     if unknown:
         raise ValueError(f"unknown MMMU subject {', '.join(map(repr, unknown))}; there are {', '.join(SUBJECTS)}")
     return [subject for subject in SUBJECTS if subject in names]
+
+
+def discipline_of(subject: str) -> str:
+    """The discipline that a subject belongs to."""
+    return next(name for name, subjects in DISCIPLINES.items() if subject in subjects)

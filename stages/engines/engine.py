@@ -19,9 +19,9 @@ from data.packing import Batch
 from stages.engines.clock import Clock
 from stages.engines.copies import on_device
 from stages.parts import trained
-from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.model import YiVLForConditionalGeneration, YiVLOutput
+from yivl.ranks import Ranks
 
 WEIGHT = "weight"
 KINDS = (WEIGHT, "exp_avg", "exp_avg_sq")
@@ -109,6 +109,12 @@ class Engine(ABC):
         with self.generating():
             on_it = next(on_device([batch], self.device, Clock(self.device)))
             return _present(self._forward(on_it, 1).token_losses).cpu()
+
+    @property
+    def synced(self) -> bool:
+        """Whether the processes make every forward pass together, each holding a share of the weights: `generate`'s
+        `synced_gpus`."""
+        return False
 
     @contextlib.contextmanager
     def generating(self) -> Iterator[YiVLForConditionalGeneration]:

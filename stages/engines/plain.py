@@ -7,16 +7,17 @@ stored in bf16.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from stages.engines.engine import KINDS, WEIGHT, Engine
+from data.packing import Batch
+from stages.engines.engine import KINDS, WEIGHT, Engine, Passed
 from stages.parts import cast, cast_all, parameter_groups
-from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks
 
 
 class PlainEngine(Engine):
@@ -33,6 +34,15 @@ class PlainEngine(Engine):
             fused=True,
         )
         begin_moments(self.optimizer, self.trained.values())
+
+    def backward(self, batches: Sequence[Batch], supervised: int) -> Passed:
+        """See `Engine.backward`. Autocast keeps its bf16 copies of the weights from one micro-batch to the next."""
+        torch.autocast_increment_nesting()
+        try:
+            return super().backward(batches, supervised)
+        finally:
+            if torch.autocast_decrement_nesting() == 0:
+                torch.clear_autocast_cache()
 
     def finished(self) -> YiVLForConditionalGeneration:
         """See `Engine.finished`."""

@@ -23,9 +23,9 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]  # the stu
 from stages.engines.engine import WEIGHT, Engine
 from stages.engines.plain import begin_moments, set_rates, set_updates
 from stages.parts import cast, parameter_groups
-from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks
 
 _CANNOT_BUILD = "deepspeed_shm_comm"
 """Collectives in C++ for CPUs of one machine; DeepSpeed would compile them, and fail where there is no compiler."""
@@ -62,6 +62,11 @@ class DeepSpeedEngine(Engine):
         for name, value in rounded.items():  # DeepSpeed made the fp32 shares from the bf16 weights
             self._put(self.trained[name], WEIGHT, value)
         self._loaded()
+
+    @property
+    def synced(self) -> bool:
+        """See `Engine.synced`."""
+        return self._third and self.ranks.count > 1
 
     def finished(self) -> YiVLForConditionalGeneration:
         """See `Engine.finished`."""

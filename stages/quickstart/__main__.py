@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.mmmu.report import Result
-from eval.mmmu.run import evaluate_model
+from eval.benchmark import Choices
+from eval.mmmu import MMMU
+from eval.results import Result
+from eval.runner import evaluate_model
 from stages.quickstart.examination import Asked, accuracy, ask_all, held_out_questions
 from stages.quickstart.mmmu_set import write_mmmu_set
 from stages.quickstart.prepare import Amounts, prepare
@@ -83,7 +85,7 @@ def main() -> int:
         clock.lap(f"{name}, examined")
 
     write_mmmu_set(RUN / "mmmu", questions=20, seed=3)
-    result = evaluate_model(folder, RUN / "mmmu", "validation", RUN / "mmmu-validation", batch_size=32)
+    result = evaluate_model(folder, MMMU(RUN / "mmmu", Choices()), RUN / "mmmu-validation", batch_size=32)
     print(result.text)
     clock.lap("MMMU-shaped set")
 
@@ -145,10 +147,11 @@ def chances() -> dict[str, float]:
 
 
 def mmmu_accuracy(result: Result) -> dict[str, float]:
-    """Official accuracy of each discipline, and Overall."""
-    assert result.official is not None  # the set is written with its answers
-    return {name: round(tally.accuracy, 4) for name, tally in result.official.disciplines.items()} | {
-        "Overall": round(result.official.overall.accuracy, 4)
+    """Accuracy of each discipline, and Overall."""
+    assert result.overall is not None and result.metric is not None  # the set is written with its answers
+    disciplines = result.scores[result.metric]["discipline"]
+    return {name: round(score.value, 4) for name, score in disciplines.items()} | {
+        "Overall": round(result.overall.value, 4)
     }
 
 

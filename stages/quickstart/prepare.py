@@ -25,6 +25,9 @@ _SLOTS = (16, 64)
 """Fewest and most words of a text context: from as many as an image has tokens in stage 1 to more than in stage 3. A
 language model that has read from 16 alone can't read from more."""
 
+_HELD_OUT = 32
+"""Pictures in each language that the stages look at as they train, and never train on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
@@ -53,6 +56,10 @@ def prepare(folder: Path, amounts: Amounts, seed: int) -> None:
     for language in LANGUAGES:
         samples = _questions(rng, amounts.questions, language)
         write_shards(shards / f"questions_{language}", samples, per_shard=1000)
+    unseen = np.random.default_rng((seed, 1))
+    for language in LANGUAGES:
+        samples = _questions(unseen, _HELD_OUT, language, held_out=True)
+        write_shards(shards / f"held_out_{language}", samples, per_shard=1000)
 
 
 def picture(scene: Scene, rng: np.random.Generator) -> bytes:
@@ -90,9 +97,11 @@ def _captions(rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
         yield caption_sample(f"{number:09d}", picture(scene, rng), caption(scene, language, rng))
 
 
-def _questions(rng: np.random.Generator, count: int, language: str) -> Iterator[dict[str, Any]]:
+def _questions(
+    rng: np.random.Generator, count: int, language: str, *, held_out: bool = False
+) -> Iterator[dict[str, Any]]:
     for number in range(count):
-        scene = sample_scene(rng, held_out=False)
+        scene = sample_scene(rng, held_out=held_out)
         asked = shuffled_questions(scene, language, rng)
-        source = f"questions_{language}"
+        source = f"{'held_out' if held_out else 'questions'}_{language}"
         yield conversation_sample(conversation(scene, asked, picture(scene, rng), source, f"{number:06d}"))

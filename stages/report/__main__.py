@@ -3,7 +3,7 @@
     python -m stages.report RUN [--out FILE.html]
 
 Shows what was trained on and how, curves of loss, gradient norm and rates, the loss of each source beside that of its
-held-out samples, where the time went, answers to held-out questions, and what went wrong.
+held-out samples, benchmarks, where the time went, answers to held-out questions, and what went wrong.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ def write_report(run: RunLog, out: Path) -> None:
     ))  # fmt: skip
     if sources := _sources(run):
         parts.append(page.section("Loss by source", "Dotted: samples that are not trained on.", _grid(sources)))
+    if run.benchmarks:
+        parts.append(page.section("Benchmarks", "Whole results lie in the run's folder, in benchmarks/step-N.",
+                                  _grid(_benchmarks(run))))  # fmt: skip
     parts.append(page.section("Speed", "", _grid(_speed(run))))
     if run.answers:
         cards = "".join(_card(run.path, looks) for looks in _by_question(run.answers))
@@ -148,6 +151,15 @@ def _sources(run: RunLog) -> list[str]:
         ])
         for source in dict.fromkeys([*named, *trained, *run.held_out])
         if source in trained or source in run.held_out
+    ]  # fmt: skip
+
+
+def _benchmarks(run: RunLog) -> list[str]:
+    return [
+        curves(name, "", "%", [
+            Curve(name=metric, points=points, hue=hue) for hue, (metric, points) in enumerate(metrics.items())
+        ], log=False)
+        for name, metrics in run.benchmarks.items()
     ]  # fmt: skip
 
 

@@ -33,6 +33,8 @@ class RunLog:
     """By name, as `stages.recorder.scalars` gives them."""
     held_out: Mapping[str, Sequence[Point]]
     """Loss of each source."""
+    benchmarks: Mapping[str, Mapping[str, Sequence[Point]]]
+    """In percent, by benchmark and metric."""
     answers: Sequence[Line]
     skipped: Sequence[Line]
     broken: Sequence[Line]
@@ -69,6 +71,10 @@ def read_run(path: Path) -> RunLog:
     for step, losses in looks.items():
         for source, loss in losses.items():
             held_out[source].append((step, loss))
+    benchmarks: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for line in {(line["step"], line["benchmark"]): line for line in read_lines(folder.benchmarks)}.values():
+        for metric, value in line["scores"].items():
+            benchmarks[line["benchmark"]][metric].append((line["step"], 100 * value))
     stage, manifest = path / "stage.yaml", path / "manifest.json"
     return RunLog(
         path=path,
@@ -78,6 +84,7 @@ def read_run(path: Path) -> RunLog:
         steps=steps,
         figures=figures,
         held_out=held_out,
+        benchmarks=benchmarks,
         answers=read_lines(folder.answers),
         skipped=read_lines(folder.skipped),
         broken=read_lines(folder.quarantine),

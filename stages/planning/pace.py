@@ -8,9 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.flops import Work, model_flops
+from stages.planning.flops import Work, model_flops
+from stages.planning.sources import Lengths
 from stages.run_folder import RunFolder
-from stages.sources import Lengths
 from stages.stage import Stage
 from yivl.configuration import YiVLConfig
 

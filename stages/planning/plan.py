@@ -11,16 +11,16 @@ import torch
 
 from data.mixture import Mixture
 from data.store import Store
-from stages.activations import on_meta
-from stages.devices import DEVICES
-from stages.fit import Fit, fit
-from stages.flops import peak_tflops
-from stages.pace import Pace, pace
 from stages.parts import Part, describe, freeze_all_but
-from stages.ranks import Ranks
-from stages.sources import PlannedSource, mean_lengths, planned_sources
+from stages.planning.activations import on_meta
+from stages.planning.devices import DEVICES
+from stages.planning.fit import Fit, fit
+from stages.planning.flops import peak_tflops
+from stages.planning.pace import Pace, pace
+from stages.planning.sources import PlannedSource, mean_lengths, planned_sources
 from stages.stage import Stage
 from yivl.assembly import ModelSource
+from yivl.ranks import Ranks
 from yivl.settings import SettingsError
 
 
@@ -84,7 +84,7 @@ def plan(
         source: its model file.
         mixture: its mixture.
         ranks: processes that would train it, each on a device of its own.
-        device: one of `stages.devices.DEVICES`, or the memory of a GPU in GiB; by default what this machine has.
+        device: one of `devices.DEVICES`, or the memory of a GPU in GiB; by default what this machine has.
         mfu: share of the devices' peak that is used; by default as measured in the run so far, or a guess.
 
     Raises:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from stages.activations import BLOCKS
-from stages.memory import Estimate, Memory, device_bytes
-from stages.sources import Lengths
+from stages.planning.activations import BLOCKS
+from stages.planning.memory import Estimate, Memory, device_bytes
+from stages.planning.sources import Lengths
 from stages.stage import Stage
 from yivl.configuration import YiVLConfig
 

@@ -1,7 +1,7 @@
 """How much memory a process of a run will need, and how much of the forward pass it must recompute for want of it.
 
 Weights, gradients and the optimiser's state follow from the number of parameters, the precision and the ZeRO stage;
-what a micro-batch takes, from `stages.activations`. docs/plan.md compares with what was measured.
+what a micro-batch takes, from `stages.planning.activations`. docs/plan.md compares with what was measured.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import nn
 
 from data.mixture import Mixture
 from data.store import Store
-from stages.activations import BLOCKS, MicroBatch, Row, depth, on_meta, recomputed
-from stages.flops import forward_flops
-from stages.sources import Lengths, mean_lengths, planned_sources
+from stages.planning.activations import BLOCKS, MicroBatch, Row, depth, on_meta, recomputed
+from stages.planning.flops import forward_flops
+from stages.planning.sources import Lengths, mean_lengths, planned_sources
 from stages.stage import Stage
 from yivl.configuration import YiVLConfig
 from yivl.settings import read
@@ -37,7 +37,7 @@ _BUCKET = 500_000_000
 _GATHERED = 1_000_000_000
 """Most weights that DeepSpeed's ZeRO-3 holds gathered, by its default (`stage3_max_live_parameters`)."""
 _PLAIN_BUCKET = 2**26
-"""Elements that `stages.ranks` sums at a time."""
+"""Elements that `yivl.ranks` sums at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.ranks import Ranks
 from stages.stage import Stage
 from yivl.assembly import ModelSource
 from yivl.configuration import YiVLConfig
 from yivl.encoder import IGNORE, IMAGE_ID, Example
 from yivl.model import YiVLForConditionalGeneration
+from yivl.ranks import Ranks
 from yivl.settings import read
 
-_CONFIGS = Path(__file__).parent.parent / "configs"
+_CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ _BUCKET = 2**26
 
 
 class OtherProcessFailed(RuntimeError):
-    """The first process could not do what this one waited for; it tells of it itself."""
+    """Another process could not do what this one waited for; it tells of it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +48,32 @@ class Ranks:
         distributed.all_gather_object(gathered, value)
         return gathered  # type: ignore[return-value]
 
-    def by_first(self, action: Callable[[], object]) -> None:
-        """Lets the first process do something while the others wait.
+    def alike(self, action: Callable[[], T]) -> T:
+        """What an action gives that every process takes, such as reading files that may lie on its own machine: all of
+        them can, or none goes on.
 
         Raises:
-            Exception: what the action raised, on the first process.
-            OtherProcessFailed: the same for the others.
+            Exception: what the action raised, on this process.
+            OtherProcessFailed: on this process it was no trouble, on another one it was.
         """
         error: Exception | None = None
-        if self.first:
-            try:
-                action()
-            except Exception as raised:
-                error = raised
-        told = self.gather(str(error) if error else None)[0]
+        try:
+            found = action()
+        except Exception as raised:
+            error = raised
+        told = self.gather(str(error) if error else None)
         if error:
             try:
                 raise error
             finally:
                 del error  # or it would hold this frame, which holds it, and with them what the action locked
-        if told is not None:
-            raise OtherProcessFailed(told)
+        if reason := next(filter(None, told), None):
+            raise OtherProcessFailed(f"process {told.index(reason)}: {reason}")
+        return found
+
+    def by_first(self, action: Callable[[], object]) -> None:
+        """Lets the first process do something while the others wait; raises as `alike` does."""
+        self.alike(action if self.first else lambda: None)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replaces float32 tensors, of equal shapes everywhere, by their sums over all processes."""
@@ -120,8 +125,6 @@ def joined(hang_minutes: float) -> Iterator[Ranks]:
         store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     backend = "nccl" if ranks.device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=ranks.rank, world_size=count, timeout=timeout)
-    try:
-        yield ranks
-        distributed.barrier()  # a process that leaves first would end the others' last exchange
-    finally:
-        distributed.destroy_process_group()
+    yield ranks  # after an error the process ends as it is: NCCL may wait for ever for those that still compute
+    distributed.barrier()  # a process that leaves first would end the others' last exchange
+    distributed.destroy_process_group()

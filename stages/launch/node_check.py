@@ -1,7 +1,7 @@
 """Checks the nodes of a run before it begins, and compares them.
 
-    python -m stages.node_check configs/yi-vl-6b --gpus 8                                               this machine
-    srun --ntasks-per-node=1 python -m stages.node_check … --nodes 16 --rendezvous HOST:PORT            all of a job
+    python -m stages.launch.node_check configs/yi-vl-6b --gpus 8                                         this machine
+    srun --ntasks-per-node=1 python -m stages.launch.node_check … --nodes 16 --rendezvous HOST:PORT      all of a job
 
 Each node counts its GPUs, has each of them multiply matrices, and looks for room on its disks; together they compare
 speeds, clocks, the checkout and the packages, and see whether the run folder is one for all. Ends with status 1 on
@@ -32,7 +32,7 @@ from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined] 
 
 from data.mixture import Mixture, catalogued
 from data.remote import is_remote
-from stages.chain import chain
+from stages.launch.chain import chain
 from stages.parts import freeze_all_but
 from stages.stage import Stage
 from yivl.assembly import ModelSource
@@ -258,7 +258,7 @@ def needed(stages: Sequence[Stage]) -> tuple[float, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m stages.node_check", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.launch.node_check", description=__doc__.split("\n")[0])
     parser.add_argument("what", nargs="+", metavar="FOLDER|FILE|key=value", help="the stages that shall run")
     parser.add_argument("--gpus", type=int, default=torch.cuda.device_count(), help="that each node must have")
     parser.add_argument("--nodes", type=int, default=1)

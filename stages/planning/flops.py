@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 
 from data.packing import Batch
-from stages.devices import named
+from stages.planning.devices import named
 from stages.stage import Stage
 from yivl.configuration import YiVLConfig
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.benchmark_ways import peak_bytes
+from stages.benchmark.ways import peak_bytes
 from yivl.loss import HeadLoss, SupervisedHead
 
 _HIDDEN, _VOCABULARY = 512, 64_000

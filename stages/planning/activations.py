@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from stages.ledger import Ledger
 from stages.parts import cast, freeze_all_but
+from stages.planning.ledger import Ledger
 from stages.stage import Stage
 from yivl.adapters import Adapter, add_adapter
 from yivl.checkpointing import blocks, recompute

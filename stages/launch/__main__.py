@@ -33,8 +33,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stages import slurm, train
-from stages.chain import Link, chain
+from stages import train
+from stages.launch import slurm
+from stages.launch.chain import Link, chain
 from yivl.settings import SettingsError
 
 STOPPED = 143

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.chain import Link
+from stages.launch.chain import Link
 
 log = logging.getLogger("yivl")
 
@@ -107,7 +107,7 @@ def script(job: Job, python: str, here: Path) -> str:
     """
     per_node = [f"--gpus-per-node={job.gpus}"] if job.gpus else []
     command, nodes = [python, "-m"], ["--nodes", str(job.nodes)]
-    check = [*command, "stages.node_check", *job.stages, *nodes, "--gpus", str(job.gpus)]
+    check = [*command, "stages.launch.node_check", *job.stages, *nodes, "--gpus", str(job.gpus)]
     launch = [*command, "stages.launch", *job.stages, *nodes, "--processes", str(job.processes)]
     launch += ["--max-restarts", str(job.max_restarts)]
     return _SCRIPT.format(

@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from data.packing import micro_batches
-from stages.benchmark_case import Case
+from stages.benchmark.case import Case
 from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
-from stages.ranks import Ranks
 from yivl.checkpointing import blocks, recompute
 from yivl.encoder import IGNORE, Example
+from yivl.ranks import Ranks
 
 _PRODUCTS = {
     "cpu": ((1024, 1024, 1024), (2048, 2048, 2048), (8192, 512, 2048)),

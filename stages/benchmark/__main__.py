@@ -26,10 +26,10 @@ import torch
 import transformers
 
 from data.packing import pack
-from stages.benchmark_case import SHAPES, Case
-from stages.benchmark_head import HeadLine, head_lines, head_rows
-from stages.benchmark_ways import WAYS, running
-from stages.flops import Work, model_flops, work_of
+from stages.benchmark.case import SHAPES, Case
+from stages.benchmark.head import HeadLine, head_lines, head_rows
+from stages.benchmark.ways import WAYS, running
+from stages.planning.flops import Work, model_flops, work_of
 
 _STAGES = (1, 2, 3)
 _PRECISIONS = ("fp32", "bf16")

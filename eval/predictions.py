@@ -3,16 +3,16 @@
     OUT/run.json            what was asked, of which model, how; written first
     OUT/predictions.jsonl   {"id": ..., "reply": ...}, one to a line, appended batch by batch and synced to disk
 
-A line that was cut off is dropped and its question asked again. A run with another protocol, model, data or split is
-refused in the same folder.
+Of several processes each appends to a file of its own, the second to `predictions-1.jsonl`. A line that was cut off is
+dropped and its question asked again. A run with another protocol, model, data or split is refused in the same folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,29 +25,37 @@ PREDICTIONS = "predictions.jsonl"
 class Run:
     """What the replies in a folder answer."""
 
+    benchmark: str
     protocol: str
     split: str
-    subjects: list[str]
+    subjects: list[str] | None
+    """None for all."""
     model: str
     """As the caller names it."""
     model_revision: str
     """Tells the model's weights from others; the model's name where nobody computed one."""
+    data: str
+    """Folder or file of the questions asked."""
     data_revision: str
-    """`Dataset.revision` of the questions asked."""
+    """sha256 of them."""
     max_new_tokens: int
     batch_size: int
     """At the start; a resume may use another."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else must be the same in a resume, by name."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same in a resume."""
         return {
+            "benchmark": self.benchmark,
             "protocol": self.protocol,
             "split": self.split,
             "subjects": self.subjects,
             "model": self.model_revision,
             "data": self.data_revision,
             "max_new_tokens": self.max_new_tokens,
+            **self.settings,
         }
 
 
@@ -57,28 +65,35 @@ class _Read(NamedTuple):
     """Length of the whole lines, in bytes."""
 
 
-class Predictions:
-    """The replies of one run, open for more.
+def begin(out: Path, run: Run) -> Run:
+    """Starts a run in `out`, or finds it there; as it was begun.
 
     Raises:
         ValueError: the folder holds the replies of another run.
     """
+    earlier = read_run(out)
+    if earlier is None:
+        if found := _files(out):
+            raise ValueError(
+                f"{found[0]} is there but {RUN} is not, so nobody knows what it answers; use another folder"
+            )
+        write_json(out / RUN, asdict(run))
+        return run
+    check_same(earlier.identity, run.identity, f"{out} holds the replies of another run, of model {earlier.model!r}")
+    return earlier
 
-    def __init__(self, out: Path, run: Run) -> None:
-        """Opens the run in `out`, or starts it there."""
-        earlier = read_run(out)
-        path = out / PREDICTIONS
-        if earlier is None and path.exists():
-            raise ValueError(f"{path} is there but {RUN} is not, so nobody knows what it answers; use another folder")
-        if earlier is not None:
-            _same(earlier, run, out)
-        else:
-            write_json(out / RUN, asdict(run))
-        found = _read(path) if path.exists() else _Read({}, 0)
-        self.run = earlier or run
-        self.replies = found.replies
+
+class Predictions:
+    """The replies in a folder, open for those of one process."""
+
+    def __init__(self, out: Path, rank: int = 0) -> None:
+        """Opens what `begin` began."""
+        path = out / (f"predictions-{rank}.jsonl" if rank else PREDICTIONS)
+        self.replies = _read_all(out)
+        """All that are there, of other processes too."""
+        end = _read(path).end if path.exists() else 0
         self._file = path.open("ab")
-        self._file.truncate(found.end)
+        self._file.truncate(end)
 
     def add(self, replies: Iterable[tuple[str, str]]) -> None:
         """Appends (id, reply) pairs; they are on disk when this returns."""
@@ -88,6 +103,11 @@ class Predictions:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.replies |= new
+
+    def share(self, gather: Callable[[dict[str, str]], list[dict[str, str]]]) -> None:
+        """Takes in what the other processes have; `gather` gives all processes' replies."""
+        for replies in gather(self.replies):
+            self.replies |= replies
 
     def __enter__(self) -> Predictions:
         """Itself."""
@@ -105,10 +125,9 @@ def read_replies(out: Path) -> dict[str, str]:
         FileNotFoundError: `out` holds none.
         ValueError: a line other than the last is no prediction, or an id comes twice.
     """
-    path = out / PREDICTIONS
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; run without --score-only to make it")
-    return _read(path).replies
+    if not _files(out):
+        raise FileNotFoundError(f"no {out / PREDICTIONS}; run without --score-only to make it")
+    return _read_all(out)
 
 
 def read_run(out: Path) -> Run | None:
@@ -123,7 +142,7 @@ def read_run(out: Path) -> Run | None:
     try:
         return Run(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not the description of an MMMU run: {error}") from error
+        raise ValueError(f"{path}: not the description of a run: {error}") from error
 
 
 def write_json(path: Path, content: object, *, indent: int = 2) -> None:
@@ -133,13 +152,32 @@ def write_json(path: Path, content: object, *, indent: int = 2) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with unfinished.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
+
+
+def _files(out: Path) -> list[Path]:
+    return sorted(out.glob("predictions*.jsonl"))
+
+
+def _read_all(out: Path) -> dict[str, str]:
+    replies: dict[str, str] = {}
+    for path in _files(out):
+        for key, reply in _read(path).replies.items():
+            if key in replies:
+                raise ValueError(f"{path}: {key} was answered before, in another file of {out}")
+            replies[key] = reply
+    return replies
 
 
 def _read(path: Path) -> _Read:
@@ -166,14 +204,14 @@ def _read(path: Path) -> _Read:
     return _Read(replies, end)
 
 
-def _same(earlier: Run, run: Run, out: Path) -> None:
+def check_same(earlier: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Refuses to go on with something else.
+
+    Raises:
+        ValueError: a value differs; the message begins with `what` and names all that do.
+    """
     differences = [
-        f"{name} was {earlier.identity[name]!r}, now {value!r}"
-        for name, value in run.identity.items()
-        if earlier.identity[name] != value
+        f"{name} was {earlier.get(name)!r}, now {value!r}" for name, value in now.items() if earlier.get(name) != value
     ]
     if differences:
-        raise ValueError(
-            f"{out} holds the replies of another run, of model {earlier.model!r}: {'; '.join(differences)}. "
-            "Use another --out, or delete that folder"
-        )
+        raise ValueError(f"{what}: {'; '.join(differences)}. Use another --out, or delete that folder")

@@ -1,0 +1,1 @@
+"""How fast a stage trains, beside other trainers and beside what the machine can do."""
