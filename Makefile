@@ -1,5 +1,7 @@
 # make quickstart   trains, evaluates and asks a desk-size model on data made on the spot; see runs/quickstart/report.html
 # make test         runs the tests
+# make test-slow    runs those that take minutes each
+# make test-harness installs lmms-eval into .venv-harness and runs the model in it
 # make lint         ruff and mypy
 # Each sets up its environment in .venv by itself; a second run does not install again.
 
@@ -8,7 +10,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-slow lint format clean
+HARNESS := .venv-harness
+
+.PHONY: quickstart test test-slow test-harness lint format clean
 
 quickstart: $(READY)
 	$(RUN) -m stages.quickstart
@@ -18,6 +22,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
+
+test-harness: $(HARNESS)/.ready
+	$(HARNESS)/bin/python -m pytest -m slow tests/test_lmms_eval.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -33,5 +40,13 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,captions,dev]'
 	touch $@
 
+# lmms-eval's wandb holds protobuf below 7, which sentencepiece 0.2.3 needs
+$(HARNESS)/.ready: pyproject.toml constraints.txt
+	test -x $(HARNESS)/bin/python || $(PYTHON) -m venv $(HARNESS)
+	grep -E '^(torch|torchvision|transformers|open_clip_torch|pytest)==' constraints.txt > $(HARNESS)/constraints.txt
+	$(HARNESS)/bin/python -m pip install --quiet --constraint $(HARNESS)/constraints.txt \
+		--editable '.[train,eval]' lmms-eval==0.7.3 'sentencepiece<0.2.2' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(HARNESS) runs build *.egg-info

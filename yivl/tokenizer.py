@@ -7,6 +7,7 @@ SentencePiece model, and its ids are compared with SentencePiece's own.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -25,12 +26,15 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder in either layout, or of a hub name.
 
     Raises:
+        ImportError: the installed protobuf does not fit the installed sentencepiece.
         ValueError: it gives no character offsets, or other ids than the folder's SentencePiece model.
     """
     if not Path(name).is_dir() and str(name).count("/") != 1:
         raise FileNotFoundError(f"no tokenizer folder {name}")
     folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(str(name), allow_patterns=_FILES))
     pieces = folder / PIECES
+    if pieces.is_file():
+        _check_protobuf()
     loader = TokenizersBackend if pieces.is_file() else AutoTokenizer
     tokenizer = loader.from_pretrained(str(folder))
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or not tokenizer.is_fast:
@@ -38,6 +42,17 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     if pieces.is_file():
         _check(tokenizer, pieces)
     return tokenizer
+
+
+def _check_protobuf() -> None:
+    """Without this transformers would go on, take the SentencePiece model for one of tiktoken, and say that."""
+    try:
+        importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception as error:
+        raise ImportError(
+            f"the installed sentencepiece can't be used: {error} "
+            "Install a newer protobuf, or where another package forbids that, an older sentencepiece"
+        ) from error
 
 
 def _check(tokenizer: PreTrainedTokenizerBase, pieces: Path) -> None:
