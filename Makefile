@@ -1,7 +1,7 @@
 # make quickstart   trains, evaluates and asks a desk-size model on data made on the spot; see runs/quickstart/report.html
 # make test         runs the tests
 # make test-slow    runs those that take minutes each
-# make test-harness installs lmms-eval into .venv-harness and runs the model in it
+# make test-harness installs lm-eval, and lmms-eval into .venv-harness, and runs the model in both
 # make lint         ruff and mypy
 # Each sets up its environment in .venv by itself; a second run does not install again.
 
@@ -23,8 +23,10 @@ test: $(READY)
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow
 
-test-harness: $(HARNESS)/.ready
+test-harness: $(READY) $(HARNESS)/.ready
 	$(HARNESS)/bin/python -m pytest -m slow tests/test_lmms_eval.py
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[harness]'
+	$(RUN) -m pytest -m slow tests/test_text.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -17,8 +17,6 @@ import argparse
 import io
 import json
 import logging
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,14 +27,12 @@ from typing import Any
 
 import numpy as np
 import open_clip
-import PIL
 import torch
-import torchvision  # type: ignore[import-untyped]
-import transformers
 from PIL import Image, ImageDraw, ImageFilter
 from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 
 from data.benchmark_loading import beginning, beginning_table, loading_rates, loading_table
+from data.measured import aligned, machine
 from yivl.fast_images import PIXELS
 from yivl.images import ToPixels, open_image
 
@@ -44,6 +40,8 @@ LONG_SIDES = (500, 1024, 2048)
 ASPECTS = ((4, 3), (3, 4), (4, 3), (3, 2), (2, 3), (16, 9), (1, 1), (4, 3))
 """Of the photos that are made: mostly 4:3, and as much landscape as the web has."""
 BASELINE = "CLIP, PIL"
+_PACKAGES = ("torch", "torchvision", "pillow", "transformers", "open_clip_torch")
+"""Whose versions the rates depend on."""
 _LEAST_SECONDS = 0.2
 """Of one method in one round, so that the caches are its own."""
 _MOST_PHOTOS = 12
@@ -202,28 +200,10 @@ def image_table(lines: Sequence[ImageRates]) -> str:
     for line in lines:
         cells = [f"{rate:.0f} ({rate / line.rates[BASELINE]:.2f}x)" for rate in line.rates.values()]
         rows.append([f"{line.long_side} px", f"{line.kilobytes:.0f}", str(line.side), *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return aligned(rows)
 
 
 # The command
-
-
-def machine() -> dict[str, str | int]:
-    """What the numbers depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-        "transformers": transformers.__version__,
-        "open_clip": open_clip.__version__,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    print(", ".join(f"{name} {value}" for name, value in machine(_PACKAGES).items()))
     try:
         photos = read_photos(options.photos) if options.photos else made_photos()
         begins = beginning()
@@ -253,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(loading_table(loading))
     if options.json:
         report = {
-            "machine": machine(),
+            "machine": machine(_PACKAGES),
             "images": [asdict(line) for line in images],
             "loading": [asdict(line) for line in loading],
             "beginning": asdict(begins),

@@ -78,16 +78,13 @@ def _score(benchmark: Benchmark, out: Path) -> Result:
 
 def _evaluate(options: argparse.Namespace, benchmark: Benchmark, out: Path) -> Result:
     # Scoring alone needs no torch, and runs where it is not installed.
-    from eval import page  # noqa: PLC0415
     from eval.runner import evaluate_model  # noqa: PLC0415
     from yivl.ranks import joined  # noqa: PLC0415
 
     with joined(HANG_MINUTES) as ranks:
-        result = evaluate_model(
+        return evaluate_model(
             options.model, benchmark, out, batch_size=options.batch_size, ranks=ranks, progress=progress()
         )
-        ranks.by_first(lambda: page.write(benchmark, result))
-    return result
 
 
 HANG_MINUTES = 120.0

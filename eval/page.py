@@ -37,7 +37,11 @@ _STYLE = """
 .bars i { position: relative; display: block; height: 14px; border-radius: 4px; background: var(--line); }
 .bars i b { position: absolute; inset: 0 auto 0 0; border-radius: 4px; background: var(--accent); }
 .bars i u { position: absolute; top: 6px; height: 2px; background: var(--ink); opacity: .6; }
-.bars span:last-child, .bars .n { color: var(--soft); text-align: right; }
+.bars > span { overflow-wrap: anywhere; }
+.bars > span:nth-child(3n) { color: var(--soft); text-align: right; }
+.notes { max-width: 46rem; margin: 8px 0 24px; padding-left: 1.2rem; color: var(--soft); }
+.scores th { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+.scores thead th { min-width: 0; overflow-wrap: normal; }
 .filter { display: flex; flex-wrap: wrap; gap: 10px; align-items: center; margin: 0 0 14px; }
 .filter select, .filter input { padding: 6px 8px; border: 1px solid var(--line); border-radius: 6px; font: inherit;
   background: var(--card); color: var(--ink); max-width: 100%; }
@@ -85,7 +89,7 @@ def write(benchmark: Benchmark, result: Result) -> Path:
     run = result.run
     parts = [
         f"<h1>{escape(benchmark.title)}, {escape(benchmark.split)}: {escape(run.model)}</h1>",
-        f"<p>{escape(' '.join(result.notes))}</p>",
+        f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in result.notes)}</ul>',
         page.tiles(_figures(result)),
     ]
     if result.scores:

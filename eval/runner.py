@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
-from eval import predictions, results
+from eval import page, predictions, results
 from eval.benchmark import BadData, Benchmark, Picture, Question
 from eval.predictions import Predictions, Run
 from eval.results import Result
@@ -92,8 +92,13 @@ def evaluate(
             _keep_up(answer, benchmark, batch_size, ranks)
         kept.share(ranks.gather)
         result = results.score(benchmark, out, kept.replies, predictions.read_run(out) or run)
-        ranks.by_first(lambda: results.write(benchmark, result))
+        ranks.by_first(lambda: _write(benchmark, result))
     return result
+
+
+def _write(benchmark: Benchmark, result: Result) -> None:
+    results.write(benchmark, result)
+    page.write(benchmark, result)
 
 
 def evaluate_model(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from eval import page, registry
+from eval import registry
 from eval.benchmark import OVERALL, Benchmark, Choices
 from eval.runner import evaluate
 from stages.engines.engine import Engine
@@ -89,7 +89,6 @@ class Examiner:
             in_step=engine.synced,
         )
         self.watchdog.phase(f"benchmark {name}")
-        self.ranks.by_first(lambda: page.write(paper.benchmark, result))
         scores = {metric: levels[OVERALL][OVERALL].value for metric, levels in result.scores.items()}
         log.info("step %d, %s: %s", step, name, ", ".join(f"{metric} {100 * v:.1f}" for metric, v in scores.items()))
         return Scored(name, scores)

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,8 +21,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import transformers
 
+from data.measured import aligned, machine
 from data.packing import pack
 from stages.benchmark.case import SHAPES, Case
 from stages.benchmark.head import HeadLine, head_lines, head_rows
@@ -121,28 +119,6 @@ def step_rows(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as columns, to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def machine() -> dict[str, str | int]:
-    """What the numbers depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints, and writes the same numbers as JSON where asked to."""
     parser = argparse.ArgumentParser(prog="python -m stages.benchmark", description=__doc__.split("\n\n")[0])
@@ -157,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.shapes == "yi-6b" and not torch.cuda.is_available():
         print("error: --shapes yi-6b needs a GPU, and none is there; --shapes desk runs on a CPU", file=sys.stderr)
         return 1
-    print(", ".join(f"{name} {value}" for name, value in machine().items()), end="\n\n")
+    on = machine(("torch", "transformers"))
+    print(", ".join(f"{name} {value}" for name, value in on.items()), end="\n\n")
     lines: list[Line] | list[HeadLine]
     if options.head:
         lines = head_lines()
@@ -167,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = [measure(case, options.steps) for case in cases]
         print(aligned(step_rows(lines)))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "lines": list(map(asdict, lines))}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"machine": on, "lines": list(map(asdict, lines))}, indent=2) + "\n")
     return 0
 
 
