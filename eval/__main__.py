@@ -6,3 +6,6 @@ for name in BENCHMARKS:
     benchmark = find(name)
     print(f"python -m eval.{name} MODEL --data PATH\n  {benchmark.title}: {', '.join(benchmark.splits)}")
     print(f"  protocols: {', '.join(benchmark.protocols)}\n  data: {benchmark.layout}\n")
+print("of the language model alone:")
+print("python -m eval.needle MODEL       needle in a haystack, over lengths and depths")
+print("python -m eval.text MODEL --data FOLDER --table8       text benchmarks through lm-evaluation-harness")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,17 +18,31 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def torchrun(ranks: int, *command: str, restarts: int = 0) -> subprocess.Popen[str]:
+class Launched(subprocess.Popen[str]):
+    """What it says goes to a file: a pipe that nobody reads stops whoever writes to it once it is full."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        super().__init__(command, stderr=self._said, text=True, **options)
+
+    def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for its end; nothing, and what it said."""
+        self.wait(timeout)
+        self._said.seek(0)
+        return "", self._said.read()
+
+
+def torchrun(ranks: int, *command: str, restarts: int = 0) -> Launched:
     """Starts `command` (module or file, and its arguments) in so many processes of this machine."""
-    return subprocess.Popen(
+    return Launched(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d",
          "--rdzv-endpoint", "127.0.0.1:0", "--max-restarts", str(restarts), *command],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT, start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
-def training(ranks: int, stage: Path, *overrides: str, restarts: int = 0) -> subprocess.Popen[str]:
+def training(ranks: int, stage: Path, *overrides: str, restarts: int = 0) -> Launched:
     """Starts a stage."""
     return torchrun(ranks, "-m", "stages.train", str(stage), *overrides, restarts=restarts)
 
