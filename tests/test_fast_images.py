@@ -248,6 +248,7 @@ def test_a_square_picture_in_memory_may_be_of_any_size(name: str, monkeypatch: p
         PIXELS[name](Image.new("RGB", (9, 8)), 56)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_method_on_a_folder(
     photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

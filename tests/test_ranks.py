@@ -61,6 +61,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(stage_file: Calla
     assert_same_run(run, tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_broken_samples_and_what_one_process_meets_are_told_by_all(
     stage_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_broken_samples_and_what_one_process_meets_are_told_by_all(
     assert "more than broken_limit 0.001 allows" in said
 
 
+@pytest.mark.slow
 def test_a_request_to_end_saves_and_the_run_goes_on(stage_file: Callable[..., Path], tmp_path: Path) -> None:
     stage = stage_file(epochs=6, save_every=1000)
     run = tmp_path / "run"

@@ -25,8 +25,11 @@ def killed(run: Path, process: subprocess.Popen[str], rank: int, after: int) -> 
 
 
 def killed_while_saving(run: Path, process: subprocess.Popen[str], rank: int) -> None:
-    """SIGKILL for a rank at the moment when an unfinished checkpoint lies there."""
-    pids = wait_until(lambda: len(found := ranks_of(run)) == 2 and found, process)
+    """SIGKILL for a rank at the moment when an unfinished checkpoint lies there, one step or more from now: a former
+    kill may have left another behind, which goes when the run begins again."""
+    steps = len(log(run)) + 1
+    wait_until(lambda: len(log(run)) >= steps, process)
+    pids = ranks_of(run)
     wait_until(lambda: list((run / "state").glob(".step-*")), process, every=0.001)
     kill(run, process, pids, rank)
 
