@@ -17,7 +17,16 @@ from dataclasses import dataclass
 from eval.annotations import lines
 from eval.benchmark import OVERALL, BadData, Part, Published, Verdict
 from eval.command import run
-from eval.image_questions import ACCURACY, LLAVA, MAX_NEW_TOKENS, NO_REPLY, ImageBenchmark, ImageQuestion, short
+from eval.image_questions import (
+    ACCURACY,
+    LLAVA,
+    LLAVA_SCORES,
+    MAX_NEW_TOKENS,
+    NO_REPLY,
+    ImageBenchmark,
+    ImageQuestion,
+    short,
+)
 
 PRECISION, RECALL, F1, MEAN_F1, YES_RATIO = "precision", "recall", "F1", "mean F1", "yes ratio"
 _YES, _NO = "yes", "no"
@@ -93,8 +102,9 @@ class POPE(ImageBenchmark[ObjectQuestion]):
     @property
     def published(self) -> Published | None:
         """LLaVA-1.5's F1."""
-        rows = {"LLaVA-1.5 7B (mean F1)": (85.9, 87.3, 86.1, 84.2), "LLaVA-1.5 13B (mean F1)": (85.9, 87.1, 86.2, 84.5)}
-        return Published(source="arXiv 2310.03744, table 4", columns=(OVERALL, *self.subject_names), rows=rows)
+        mean = (85.9, None, None, None)
+        rows = {"LLaVA-1.5 7B (mean F1)": mean, "LLaVA-1.5 13B (mean F1)": mean}
+        return Published(source=LLAVA_SCORES, columns=(OVERALL, *self.subject_names), rows=rows)
 
 
 def said(reply: str) -> str:

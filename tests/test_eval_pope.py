@@ -98,7 +98,7 @@ def test_the_mean_that_papers_report_is_that_of_the_categories(pope: Path, tmp_p
     assert value(result, "mean F1") != pytest.approx(value(result, "F1"), abs=0.01)
     header, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.table.splitlines()]
     assert header == ["Model", "Overall", *CATEGORIES]
-    assert ["LLaVA-1.5 7B (mean F1)", "85.9", "87.3", "86.1", "84.2"] in rows
+    assert ["LLaVA-1.5 7B (mean F1)", "85.9", "-", "-", "-"] in rows
 
 
 def test_a_model_that_never_says_yes_has_no_precision(pope: Path, tmp_path: Path) -> None:
