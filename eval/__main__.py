@@ -8,4 +8,4 @@ for name in BENCHMARKS:
     print(f"  protocols: {', '.join(benchmark.protocols)}\n  data: {benchmark.layout}\n")
 print("of the language model alone:")
 print("python -m eval.needle MODEL       needle in a haystack, over lengths and depths")
-print("python -m eval.text MODEL --data FOLDER --table8       text benchmarks through lm-evaluation-harness")
+print("python -m eval.text MODEL --data FOLDER --table8       text benchmarks, HumanEval and MBPP among them")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +73,21 @@ def named_entries(file: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def lines(file: Path) -> list[Entry]:
-    """The objects of a file that has one to a line; raises as `entries`."""
-    numbered = enumerate(file.read_bytes().splitlines(), start=1)
+    """The objects of a file that has one to a line, packed by gzip or not; raises as `entries`."""
+    numbered = enumerate(_content(file).splitlines(), start=1)
     found = [_parsed(line, f"{file}, line {number}") for number, line in numbered if line.strip()]
     if not found:
         raise BadData(f"{file}: no lines; is it the published file?")
     return [Entry(one, file, row) for row, one in enumerate(found)]
+
+
+def _content(file: Path) -> bytes:
+    if file.suffix != ".gz":
+        return file.read_bytes()
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadData(f"{file}: not packed by gzip ({error}); it may be cut off: download it again") from error
 
 
 def _load(file: Path) -> Any:

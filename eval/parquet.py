@@ -90,6 +90,17 @@ def rows(
         yield row, {name: None if value is None else str(value) for name, value in record.items()}
 
 
+def records(file: Path) -> list[dict[str, Any]]:
+    """All rows with all columns, of whatever type.
+
+    Raises:
+        BadData: it is no parquet file, or is cut off.
+    """
+    with _reading(file) as parquet:
+        found: list[dict[str, Any]] = parquet.read().to_pylist()
+    return found
+
+
 def shape(file: Path) -> Shape:
     """Names of columns and number of rows of a shard.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from yivl import Conversation, Turn, YiVL, YiVLConfig, YiVLForConditionalGenerat
 from yivl.cli import main
 from yivl.folder import write_model
 from yivl.images import PADDING, ZERO
-from yivl.inference import _settled, _Stop
+from yivl.inference import StopText, _settled
 
 CATS = TINY / "image_0.png"
 QUESTIONS = [
@@ -114,7 +113,7 @@ def test_an_error_while_streaming_reaches_the_caller(tiny: YiVL) -> None:
 
 
 def test_each_row_stops_at_its_own_separator(tiny: YiVL) -> None:
-    stop = _Stop(tiny.tokenizer, 1, Event())
+    stop = StopText(tiny.tokenizer, 1, prompt.STOPS)
     rows = ["a b\n###", "abc\nHuman:", "abc\n Human:", "nothing #", "x ### y"]
     ids = [tiny.tokenizer(row).input_ids for row in rows]
     width = max(map(len, ids)) + 1

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import sys
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import programs_case
 import pyarrow.parquet as pq
 import pytest
 import text_case
 import torch
+import yaml
 from conftest import TINY
 from language_case import as_llama
 
-from eval import language_model
 from eval.benchmark import BadData
+from eval.programs.humaneval import HumanEval
+from eval.programs.mbpp import MBPP
+from eval.programs.sandbox import Sandbox
 from eval.text.__main__ import main
 from eval.text.paper import TABLE_6, TABLE_8, Table, of_tasks
 from eval.text.report import Result
-from yivl import YiVL
+from eval.text.run import evaluate
+from yivl import YiVL, language_model
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -44,7 +50,8 @@ def test_the_average_of_table_6_is_over_questions() -> None:
 
 def test_both_tables_agree_on_yi_6b() -> None:
     assert TABLE_8.rows["Yi-6B"][2] == round(TABLE_6.rows["Yi-6B 4K"][0] or 0, 1)
-    assert list(TABLE_8.tasks.values()) == [25, 10, 5, 5, 5, 4]
+    assert list(TABLE_8.tasks.values()) == [25, 10, 5, 5, 5, 4, 0, 3]
+    assert {len(row) for row in TABLE_8.rows.values()} == {len(TABLE_8.columns)} == {8}
 
 
 def test_any_tasks_stand_beside_the_rows_that_have_them() -> None:
@@ -52,6 +59,7 @@ def test_any_tasks_stand_beside_the_rows_that_have_them() -> None:
     assert table.rows["Yi-9B"] == (52.3, None)
     assert dict(table.tasks) == {"gsm8k": 5, "boolq": None}
     assert [column.title for column in table.columns] == ["GSM8K", "boolq"]
+    assert of_tasks(("mbpp", "humaneval"), None).rows["Yi-9B Init"] == (25.8, 12.8)
     assert not of_tasks(("boolq",), None).rows
     assert not of_tasks(("gsm8k",), 8).rows  # the report's are at five
     assert dict(of_tasks(("gsm8k",), 8).tasks) == {"gsm8k": 8}
@@ -93,10 +101,10 @@ def test_the_table_has_the_model_its_standard_errors_and_the_reports_rows() -> N
 
 def test_a_missing_harness_is_told_with_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    for name in ("eval.text.run", "eval.text.local"):
+    for name in ("eval.text.harness", "eval.text.local"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SystemExit, match=r"pip install 'yivl\[harness\]'"):
-        main([str(TINY), "--data", "nowhere", "--table8"])
+        main([str(TINY), "--data", "nowhere", "--table6"])
 
 
 # ------------------------------------------------------------------ a bare language model
@@ -130,13 +138,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def table(harness: TaskManager, own_cache: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs tasks on the folder `data` in the test's own, with the harness's thousands of tasks listed once."""
-    from eval.text import run  # noqa: PLC0415
+    from eval.text import harness as asked  # noqa: PLC0415
 
-    monkeypatch.setattr(run, "TaskManager", lambda: harness)
+    monkeypatch.setattr(asked, "TaskManager", lambda: harness)
 
     def evaluated(folder: Path, tasks: Table | str, tmp_path: Path, out: str = "out") -> Result:
         wanted = of_tasks(tuple(tasks.split(",")), None) if isinstance(tasks, str) else tasks
-        return run.evaluate(folder, tmp_path / "data", wanted, tmp_path / out, batch_size=1, device="cpu")
+        return evaluate(folder, tmp_path / "data", wanted, tmp_path / out, batch_size=1, device="cpu")
 
     return evaluated
 
@@ -194,16 +202,22 @@ def mmlu_right(model: YiVL, data: Path, subject: str) -> list[bool]:
     return [likeliest(model, context + asked(row), "ABCD") == row["answer"] for row in test]
 
 
+def mmlu_subjects(harness: TaskManager) -> dict[str, list[str]]:
+    """By category, in the harness's order."""
+    index = harness.task_index
+    return {
+        category: [(index[name].cfg or {})["dataset_name"] for name in sorted(index[f"{category}_tasks"].tags)]
+        for category in ("mmlu_humanities", "mmlu_stem", "mmlu_social_sciences", "mmlu_other")
+    }
+
+
 @slow
 @needs_harness
 def test_mmlu_by_category_is_what_the_slow_way_finds(
     table: Any, harness: TaskManager, tiny: YiVL, tmp_path: Path
 ) -> None:
-    index, data = harness.task_index, tmp_path / "data"
-    subjects = {
-        category: [(index[name].cfg or {})["dataset_name"] for name in sorted(index[f"{category}_tasks"].tags)]
-        for category in ("mmlu_humanities", "mmlu_stem", "mmlu_social_sciences", "mmlu_other")
-    }
+    data = tmp_path / "data"
+    subjects = mmlu_subjects(harness)
     everything = tuple(subject for members in subjects.values() for subject in members)
     assert len(everything) == 57
     text_case.mmlu(data, everything, sizes=(2, 3))
@@ -237,7 +251,7 @@ def test_missing_math_packages_are_told_before_anything_is_asked(
     table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text_case.math(tmp_path / "data")
-    monkeypatch.setattr("eval.text.run._MATH", ("math_verify", "no_such_package"))
+    monkeypatch.setattr("eval.text.harness._MATH", ("math_verify", "no_such_package"))
     with pytest.raises(ValueError, match=r"needs no_such_package: pip install 'lm-eval\[math\]'"):
         table(TINY, "minerva_math", tmp_path)
 
@@ -319,3 +333,49 @@ def test_the_command_line(data: Path, own_cache: None, tmp_path: Path, capsys: p
     assert "| Yi-6B" in said and "- Winogrande: `winogrande`, 5 shots, acc, 5 questions." in said
     with pytest.raises(SystemExit, match="no model folder nowhere"):
         main(["nowhere", *arguments])
+
+
+@slow
+@needs_harness
+def test_table_8_is_one_command(
+    harness: TaskManager, data: Path, own_cache: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text_case.mmlu(data, tuple(chain.from_iterable(mmlu_subjects(harness).values())), (2,))
+    text_case.math(data)
+    programs_case.humaneval(data)
+    programs_case.mbpp(data)
+    main([str(TINY), "--data", str(data), "--table8", "--allow-code", "--batch-size", "4", "--device", "cpu", "--out",
+          str(tmp_path / "out")])  # fmt: skip
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[:7]]
+    assert cells[0] == ["Model", "Arc-C", "HellaSwag", "MMLU", "Winogrande", "GSM8K", "MATH", "HumanEval", "MBPP"]
+    assert cells[2][0] == str(TINY) and all(0 <= float(cell) <= 100 for cell in cells[2][1:])
+    assert cells[4] == ["Yi-6B", "50.3", "74.4", "63.2", "71.3", "32.5", "4.6", "15.9", "26.3"]
+    assert cells[5] == ["Yi-9B Init", "52.1", "73.3", "63.0", "69.4", "31.3", "4.1", "12.8", "25.8"]
+    assert cells[6] == ["Yi-9B", "55.6", "76.4", "68.4", "73.0", "52.3", "15.9", "39.0", "54.4"]
+    kept = sorted(path.name for path in (tmp_path / "out" / "tasks").iterdir())
+    assert kept == ["arc_challenge.json", "gsm8k.json", "hellaswag.json", "humaneval", "mbpp", "minerva_math.json",
+                    "mmlu.json", "winogrande.json"]  # fmt: skip
+
+
+@slow
+@needs_harness
+def test_what_is_asked_for_programs_is_what_the_harness_asks(tmp_path: Path) -> None:
+    import jinja2  # noqa: PLC0415 (comes with the harness)
+
+    tasks = Path(str((find_spec("lm_eval") or pytest.fail()).origin)).parent / "tasks"
+    theirs = {
+        name: yaml.safe_load((tasks / name / f"{name}.yaml").read_text().replace("!function", ""))
+        for name in ("humaneval", "mbpp")
+    }
+    sandbox = Sandbox()
+    programs_case.humaneval(tmp_path)
+    programs_case.mbpp(tmp_path)
+    assert list(HumanEval(tmp_path, sandbox).stops) == theirs["humaneval"]["generation_kwargs"]["until"]
+    ours = MBPP(tmp_path, sandbox)
+    assert list(ours.stops) == theirs["mbpp"]["generation_kwargs"]["until"]
+    asked, answered = (jinja2.Template(theirs["mbpp"][key]) for key in ("doc_to_text", "doc_to_target"))
+    shots = [row for row in programs_case.EXAMPLES if row["task_id"] in (2, 3, 4)]
+    given = [asked.render(row) + "\n" + answered.render({**row, "is_fewshot": True}) for row in shots]
+    for question, row in zip(ours.questions, programs_case.MBPP, strict=True):
+        # the harness's templates keep the line break at their end, which jinja2 alone takes away
+        assert question.prompt == "\n\n".join([*given, asked.render(row) + "\n"])

@@ -30,9 +30,6 @@ from yivl.model import YiVLForConditionalGeneration
 from yivl.processor import YiVLProcessor
 from yivl.tokenizer import load_tokenizer
 
-_TAIL = 9
-"""New tokens decoded to look for a stop: the longest, `\\n Human:`, takes 8 if every character is a token."""
-
 
 class YiVL:
     """A model with its tokenizer and processor, ready to answer."""
@@ -63,13 +60,8 @@ class YiVL:
             ValueError: it holds another kind of model, or weights that don't fit its configuration.
         """
         path = check_folder(folder)
-        if isinstance(dtype, str):
-            known = getattr(torch, dtype, None)
-            if not isinstance(known, torch.dtype) or not known.is_floating_point:
-                raise ValueError(f"unknown dtype {dtype!r}; such as 'float32' or 'bfloat16'")
-            dtype = known
         chosen = _device(device)
-        model = read_model(path, dtype)
+        model = read_model(path, float_dtype(dtype) if isinstance(dtype, str) else dtype)
         model.to(chosen)  # type: ignore[arg-type]
         return cls(model, load_tokenizer(path))
 
@@ -155,11 +147,19 @@ class YiVL:
             raise ValueError(
                 f"the conversation takes {length} tokens, images included; the model reads {limit} at most"
             )
-        stop = _Stop(self.tokenizer, length, abandoned or Event())
+        stop = StopText(self.tokenizer, length, prompt.STOPS, abandoned)
         settings: dict[str, Any] = {"do_sample": False, "stopping_criteria": StoppingCriteriaList([stop])}
         settings["max_new_tokens"] = min(max_new_tokens, limit - length)
         sequences: Tensor = self.model.generate(**inputs, **(settings | generation))
         return sequences
+
+
+def float_dtype(name: str) -> torch.dtype:
+    """Such as "bfloat16"; a `ValueError` for what is no floating-point dtype."""
+    known = getattr(torch, name, None)
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
+        raise ValueError(f"unknown dtype {name!r}; such as 'float32' or 'bfloat16'")
+    return known
 
 
 def _device(name: torch.device | str | None) -> torch.device:
@@ -173,17 +173,26 @@ def _device(name: torch.device | str | None) -> torch.device:
     return device
 
 
-class _Stop(StoppingCriteria):
+class StopText(StoppingCriteria):
     """Ends each row of a batch at the first stop in its new text, and all when nobody listens any more."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, abandoned: Event) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_length: int,
+        stops: Sequence[str],
+        abandoned: Event | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.prompt_length = prompt_length
-        self.abandoned = abandoned
+        self.stops = stops
+        self.tail = 1 + max(map(len, stops))
+        """New tokens decoded to look for a stop, each of whose characters may be a token."""
+        self.abandoned = abandoned or Event()
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        tails = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -_TAIL:])
-        done = [self.abandoned.is_set() or any(stop in tail for stop in prompt.STOPS) for tail in tails]
+        tails = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -self.tail :])
+        done = [self.abandoned.is_set() or any(stop in tail for stop in self.stops) for tail in tails]
         return torch.tensor(done, device=input_ids.device)
 
 

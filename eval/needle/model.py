@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from eval.language_model import LanguageModel, is_ours, load, position_limit
+from eval.completion import greedy
 from yivl.conversation import question
 from yivl.folder import check_folder
+from yivl.language_model import LanguageModel, is_ours, load, position_limit
 from yivl.prompt import text as dialogue
 from yivl.tokenizer import load_tokenizer
 
@@ -26,9 +27,9 @@ class FolderReader:
     """The model in a folder; its weights are loaded with the first prompt.
 
     Args:
-        folder: see `eval.language_model.load`.
+        folder: see `yivl.language_model.load`.
         form: one of `FORMS`; by default "chat" where the model has a prompt for it, "completion" where it has none.
-        device: see `eval.language_model.load`.
+        device: see `yivl.language_model.load`.
 
     Raises:
         FileNotFoundError: there is no such folder, or no configuration or tokenizer in it.
@@ -63,19 +64,11 @@ class FolderReader:
         return len(self._ids(prompt))
 
     def complete(self, prompt: str, max_new_tokens: int) -> str:
-        """What the model greedily writes; what its folder says of sampling and penalties is set aside."""
+        """What the model greedily writes."""
         model = self._loaded.model
         ids = torch.tensor([self._ids(prompt)], device=model.device)  # int64 [1, T]
-        written = model.generate(  # type: ignore[operator]
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-        )
-        return str(self._tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)).strip()
+        written = greedy(model, ids, torch.ones_like(ids), max_new_tokens)[0]
+        return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
 
     def _ids(self, prompt: str) -> list[int]:
         """A chat prompt names its special tokens itself."""

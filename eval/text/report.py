@@ -1,8 +1,9 @@
-"""What the harness found, beside the report's rows.
+"""What the tasks came to, beside the report's rows.
 
-OUT/result.json         how it was made and what came out, with the harness's standard errors
+OUT/result.json         how it was made and what came out, with standard errors
 OUT/table.md            the model beside published rows
-OUT/tasks/NAME.json     each task as it was done
+OUT/tasks/NAME.json     each of the harness's tasks as it was done
+OUT/tasks/NAME/         each of ours: completions, verdicts, intervals, a page
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from eval.text.paper import Column, Table
 from eval.versions import versions
 
 Scores = dict[str, dict[str, Any]]
-"""By task or group of the harness: `metrics` (by name and filter: value and stderr, fractions), `questions`, `shots`
-and `version`."""
+"""By task or group: `metrics` (by name and filter: value and stderr, fractions), `questions`, `shots`, and of the
+harness's tasks `version`, of ours `isolation`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ def write(result: Result) -> None:
 def _record(result: Result) -> dict[str, Any]:
     """`result.json`. Scores are fractions, not rounded."""
     return {
-        "benchmark": "lm-evaluation-harness",
+        "benchmark": "text benchmarks",
         "model": result.model,
         "model_revision": result.model_revision,
         "data": result.data,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from yivl import YiVL, YiVLConfig
+from yivl.configuration import YiVLConfig
 from yivl.folder import check_folder
+from yivl.inference import YiVL, float_dtype
 from yivl.released import is_released
 from yivl.tokenizer import load_tokenizer
 
@@ -30,25 +31,28 @@ def is_ours(folder: Path) -> bool:
     return _settings(folder).get("model_type") == YiVLConfig.model_type or is_released(folder)
 
 
-def load(folder: Path, device: str | None = None) -> LanguageModel:
-    """The model in its weights' dtype.
+def load(folder: Path, device: str | None = None, dtype: str | None = None) -> LanguageModel:
+    """The model of a folder.
 
     Args:
         folder: a model folder of ours, or one that transformers' AutoModelForCausalLM reads.
         device: such as "cuda:1", or `SPREAD` (needs the package accelerate); by default the first GPU, or else the CPU.
+        dtype: such as "float32"; by default that of the weights.
 
     Raises:
         FileNotFoundError: the folder or a file in it is missing.
-        ValueError: it holds another kind of model, or a vision-language model is to be spread.
+        ValueError: it holds another kind of model, a vision-language model is to be spread, or the dtype is none.
     """
     check_folder(folder)
     if is_ours(folder):
-        whole = YiVL.load(folder, device=device)
+        whole = YiVL.load(folder, dtype, device)
         language: PreTrainedModel = whole.model.language
         language.generation_config = whole.model.generation_config
         return LanguageModel(language, whole.tokenizer)
     spread = device == SPREAD
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map=SPREAD if spread else None)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=float_dtype(dtype) if dtype else "auto", device_map=SPREAD if spread else None
+    )
     if not spread:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return LanguageModel(model.eval(), load_tokenizer(folder))
