@@ -107,7 +107,10 @@ class _HeadLoss(torch.autograd.Function):
             if of_rows is not None:
                 of_rows[chunk] = error @ matrix
             if of_weight is not None:
-                of_weight.addmm_(error.T, x) if dtype == torch.float32 else of_weight.add_(error.T @ x)
+                if dtype == torch.float32:
+                    torch.addmm(of_weight, error.T, x, out=of_weight)
+                else:
+                    of_weight.add_(error.T @ x)
         ctx.save_for_backward(of_rows, of_weight)
         ctx.mark_non_differentiable(tokens)
         return tokens.sum(), tokens
