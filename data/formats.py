@@ -1,13 +1,18 @@
-"""From a sample's members to a conversation: one small function per record shape, found by name in `FORMATS`."""
+"""From a sample's members to a conversation or a row of tokens: one small function per record shape, found by name in
+`FORMATS`."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from data.index import is_image, split_name
+from data.rows import FORMAT, KINDS, Row
 from data.tar import BLOCK, BadTar, members
 from yivl.conversation import Conversation, Role, Turn
 
@@ -19,7 +24,7 @@ class BadSample(ValueError):
     """A sample that its format can't read; the message says why."""
 
 
-Format = Callable[[Members, str, str], Conversation]
+Format = Callable[[Members, str, str], Conversation | Row]
 FORMATS: dict[str, Format] = {}
 
 
@@ -97,6 +102,29 @@ def completion(sample: Members, source: str, key: str) -> Conversation:
             f"its json has no readable 'prompt' and 'completion': {type(error).__name__}: {error}"
         ) from error
     return Conversation(turns=(Turn("assistant", learned),), given=given, source=source, key=key)
+
+
+@form(FORMAT)
+def tokens(sample: Members, source: str, key: str) -> Row:
+    """A row of tokens: `ids`, and a `json` with `row`, `starts` and `tokenizer`, as `data.rows` tells of them."""
+    record = _record(sample)
+    if "ids" not in sample:
+        raise BadSample(f"it has no ids member, only {', '.join(sample)}")
+    try:
+        length, starts, tokenizer = (record[name] for name in ("row", "starts", "tokenizer"))
+        sound = isinstance(tokenizer, str) and all(type(number) is int for number in (length, *starts))
+    except (KeyError, TypeError) as error:
+        raise BadSample(
+            f"its json has no readable 'row', 'starts' and 'tokenizer': {type(error).__name__}: {error}"
+        ) from error
+    if not sound or not starts or starts[0] or any(end <= start for start, end in pairwise((*starts, length))):
+        raise BadSample(f"its json does not tell of segments: {repr(record)[:80]}")
+    kind = next((kind for kind in KINDS if len(sample["ids"]) == length * kind.itemsize), None)
+    if kind is None:
+        raise BadSample(f"its ids are {len(sample['ids'])} bytes, which are not {length} tokens")
+    return Row(
+        ids=np.frombuffer(sample["ids"], dtype=kind), starts=tuple(starts), tokenizer=tokenizer, source=source, key=key
+    )
 
 
 _ROLES: dict[str, Role] = {"human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant"}

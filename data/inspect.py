@@ -29,13 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from data.cache import Cache
 from data.inspect_page import Table, shown, write_page
 from data.loader import Broken, Samples, Task
-from data.mixture import Chosen, Manifest, Mixture, resolve
+from data.mixture import Chosen, Manifest, Mixture, counts, resolve
 from data.order import Order, Place
 from data.remote import is_remote
+from data.rows import Row
 from data.store import Store
 from yivl.conversation import Conversation
 from yivl.encoder import IMAGE_ID, Encoder, Example
@@ -100,12 +102,19 @@ class Readings(Dataset["Reading | Broken"]):
         if item.broken:
             return item.broken[0]
         assert item.example is not None
-        return reading(item.example, self.samples.conversation(task.place))
+        return reading(item.example, _told(self.samples.content(task.place), self.samples.encoder.tokenizer))
 
 
-def reading(example: Example, conversation: Conversation) -> Reading:
-    """The numbers of a sample."""
-    told = language(conversation.given + "".join(turn.text for turn in conversation.turns))
+def _told(content: Conversation | Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What is said in a sample."""
+    if isinstance(content, Row):
+        return str(tokenizer.decode(content.ids.tolist(), skip_special_tokens=True))
+    return content.given + "".join(turn.text for turn in content.turns)
+
+
+def reading(example: Example, text: str) -> Reading:
+    """The numbers of a sample, in which this is said."""
+    told = language(text)
     return Reading(
         text=int((example.input_ids != IMAGE_ID).sum()), total=len(example.input_ids), images=len(example.pixels),
         learned=example.supervised, dropped=example.dropped_turns,
@@ -163,10 +172,11 @@ def _unchanged(found: Reading | Broken) -> Reading | Broken:
 # Tables
 
 
-def tables(profiles: Sequence[Profile]) -> list[Table]:
+def tables(manifest: Manifest, profiles: Sequence[Profile]) -> list[Table]:
     """All there is to say in figures, and why samples are broken."""
+    told = counts(manifest)
     rows, weights = np.concatenate([one.rows for one in profiles]), np.concatenate([one.weights for one in profiles])
-    taken = sum(one.chosen.taken for one in profiles)
+    taken = manifest.taken
     shares = [len(one.broken) / max(len(one.tasks), 1) for one in profiles]
     together = sum(share * one.chosen.taken for share, one in zip(shares, profiles, strict=True)) / taken
     lengths = [(one.chosen.name, f"{len(one.tasks):,}", *_lengths(one.rows, one.weights)) for one in profiles]
@@ -176,8 +186,7 @@ def tables(profiles: Sequence[Profile]) -> list[Table]:
     ]
     return [
         Table(
-            title="Counts", about="Samples of an epoch, exactly.", head=("source", "available", "cap", "taken"),
-            rows=(*(_counts(one.chosen) for one in profiles), ("together", "", "", f"{taken:,}")),
+            title="Counts", about="Samples of an epoch, exactly.", head=told[0], rows=tuple(told[1:]),
         ),
         Table(
             title="Tokens and images of a sample",
@@ -195,11 +204,6 @@ def tables(profiles: Sequence[Profile]) -> list[Table]:
         ),
         *_reasons(profiles),
     ]  # fmt: skip
-
-
-def _counts(chosen: Chosen) -> tuple[str, ...]:
-    cap = "–" if chosen.cap is None else f"{chosen.cap:,}"
-    return chosen.name, f"{chosen.available:,}", cap, f"{chosen.taken:,}"
 
 
 def _lengths(rows: Array, weights: Array) -> tuple[str, ...]:
@@ -263,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         samples = _samples(options)
         profiles = profile(samples, options.samples, options.seed, options.workers)
-        told = tables(profiles)
+        told = tables(samples.order.manifest, profiles)
         pictures = {one.chosen.name: [shown(samples, task) for task in one.sound(options.pictures)] for one in profiles}
         taken, encoder = samples.order.manifest.taken, samples.encoder
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ article header p { margin: 0; font-size: .875rem; overflow-wrap: anywhere; }
 .tokens > :hover { outline: 2px solid var(--accent); }
 u { background: var(--learned); text-decoration: underline 2px var(--accent); text-underline-offset: 4px; }
 .tokens b { padding: 1px 6px; border: 0; border-radius: 4px; background: var(--image); font-weight: 500; }
+.tokens b.border { display: block; width: fit-content; margin-top: .75em; }
 i::before { content: "↵"; color: var(--soft); font-style: normal; }
 .part::before { content: "◦"; color: var(--soft); }
 """
@@ -58,6 +59,13 @@ class Patches(NamedTuple):
     tokens: int
 
 
+class Border(NamedTuple):
+    """Between two segments of an example: what follows does not attend to what stands before."""
+
+    segment: int
+    """Number of the one that begins, from 1."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """A sample as the page shows it."""
@@ -66,7 +74,7 @@ class Shown:
     note: str
     pictures: tuple[bytes, ...]
     """JPEG files of the squares that the model sees."""
-    tokens: tuple[Token | Patches, ...]
+    tokens: tuple[Token | Patches | Border, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +95,8 @@ def shown(samples: Samples, task: Task) -> Shown:
     assert example is not None
     shard = samples.order.manifest.sources[task.place.source].shards[task.place.shard]
     note = f"{shard.path} · {len(example.input_ids):,} tokens, {example.supervised:,} learned"
+    if len(example.starts) > 1:
+        note += f" in {len(example.starts)} documents"
     if example.dropped_turns:
         note += f", {example.dropped_turns} turns dropped"
     return Shown(
@@ -95,16 +105,20 @@ def shown(samples: Samples, task: Task) -> Shown:
     )  # fmt: skip
 
 
-def tokens(example: Example, tokenizer: PreTrainedTokenizerBase, patches: int) -> Iterator[Token | Patches]:
-    """The tokens of an example in order, an image's patches as one."""
-    images = np.flatnonzero(example.input_ids == IMAGE_ID)[::patches].tolist()
+def tokens(example: Example, tokenizer: PreTrainedTokenizerBase, patches: int) -> Iterator[Token | Patches | Border]:
+    """The tokens of an example in order, an image's patches as one, with the borders of its segments."""
+    marks: dict[int, Patches | Border] = {
+        **{at: Patches(patches) for at in np.flatnonzero(example.input_ids == IMAGE_ID)[::patches].tolist()},
+        **{at: Border(number) for number, at in enumerate(example.starts[1:], 2)},
+    }
     start = 0
-    for end in [*images, len(example.input_ids)]:
+    for end in [*sorted(marks), len(example.input_ids)]:
         ids, learned = example.input_ids[start:end].tolist(), (example.labels[start:end] != IGNORE).tolist()
         yield from map(Token, ids, spell(ids, tokenizer), learned)
-        if end < len(example.input_ids):
-            yield Patches(patches)
-        start = end + patches
+        mark = marks.get(end)
+        if mark is not None:
+            yield mark
+        start = end + patches if isinstance(mark, Patches) else end
 
 
 def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -141,7 +155,8 @@ def write_page(
         parts.append(
             "<h2>Samples</h2>\n<p>Learned tokens are <u>underlined</u>; thin lines stand between tokens, and pointing "
             "at one tells its id. <i></i> is a line break, <span class=part></span> a part of a character that the "
-            "next tokens complete. Pictures are the squares that the model sees.</p>"
+            "next tokens complete. Pictures are the squares that the model sees. Documents in a row do not see "
+            "each other.</p>"
         )
     parts += [page.section(source, "", *map(_card, shown)) for source, shown in samples.items() if shown]
     page.write_page(path, title, parts, style=_STYLE)
@@ -164,9 +179,11 @@ def _card(shown: Shown) -> str:
     )
 
 
-def _token(token: Token | Patches) -> str:
+def _token(token: Token | Patches | Border) -> str:
     if isinstance(token, Patches):
         return f"<b>‹image: {token.tokens}›</b>"
+    if isinstance(token, Border):
+        return f"<b class=border>‹document {token.segment}›</b>"
     tag = "u" if token.learned else "span"
     kind = "" if token.text else " class=part"
     text = escape(_visible(token.text)).replace("\n", "<i></i>\n")

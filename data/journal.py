@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,13 @@ class Report:
     read: int
     written: int
     skipped: tuple[tuple[str, str, str], ...]
-    """Key, reason and particulars of each record left out."""
+    """Key, reason and particulars of each record left out. Of documents, some of them."""
+    unlisted: Mapping[str, int] = field(default_factory=dict)
+    """How many more were left out, by reason."""
+    tokens: int = 0
+    """In its rows, where it has such."""
+    rest: int = 0
+    """Tokens left out at its end, where they fill no row."""
 
 
 def shard_path(out: Path, number: int) -> Path:
@@ -136,7 +142,13 @@ def _report(entry: Mapping[str, Any]) -> Report:
 def describe(reports: Sequence[Report]) -> str:
     """Read, written, and skipped by reason, as a table."""
     reasons = Counter(reason for report in reports for _, reason, _ in report.skipped)
+    for report in reports:
+        reasons.update(report.unlisted)
+    tokens, rest = sum(report.tokens for report in reports), sum(report.rest for report in reports)
     rows = [("read", sum(report.read for report in reports)), ("written", sum(report.written for report in reports))]
+    if tokens or rest:
+        rows = [("documents read", rows[0][1]), ("rows written", rows[1][1])]
+        rows += [("tokens in rows", tokens), ("tokens that fill no row", rest)]
     rows += [(f"skipped: {reason}", count) for reason, count in reasons.most_common()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}} {count:>12,}" for name, count in rows)

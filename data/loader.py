@@ -2,10 +2,10 @@
 
 Step s owns positions [s * global_batch, (s + 1) * global_batch) of the order: exactly `global_batch` samples over all
 ranks, whatever their number. Every rank works out who takes which; workers only carry out items of that plan, so their
-number never shows. The whole state is the step.
+number never shows. The whole state is the step, and where a batch has grown, the step and position where it did.
 
 A sample that can't be read or encoded is replaced by another of its source, which the order alone determines; it is
-reported with its reason.
+reported with its reason. A source of rows that are not for this model at all ends the run.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import active_children
+from functools import cached_property
+from multiprocessing import active_children, parent_process
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ from data.mixture import taken_samples
 from data.order import Order, Place
 from data.packing import Batch, micro_batches, spread
 from data.remote import is_remote
+from data.row_encoder import RowEncoder, WrongRows
+from data.rows import Row
 from data.store import Store
 from yivl.conversation import Conversation
 from yivl.encoder import Encoder, Example, TooLong
@@ -68,19 +71,24 @@ class Item:
     """What was loaded for one position."""
 
     example: Example | None
-    """None when too many replacements failed."""
+    """None when too many replacements failed, or the last showed that its source is not for this model."""
     broken: tuple[Broken, ...]
 
 
 class BrokenSource(RuntimeError):
-    """So many samples in a row can't be used that the source must be at fault; `broken` lists them."""
+    """A source that can't be used: so many of its samples in a row can't be, or one shows that none can; `broken` lists
+    them."""
 
     def __init__(self, broken: tuple[Broken, ...]) -> None:
         last = broken[-1]
-        super().__init__(
-            f"{len(broken)} samples of source {last.source!r} in a row can't be used, the last {last.key} in "
-            f"{last.shard}: {last.reason}. Is its 'format' in the catalogue the right one?"
-        )
+        if len(broken) < _MAX_REPLACEMENTS:
+            told = f"source {last.source!r} can't be used: {last.reason} (the first is {last.key} in {last.shard})"
+        else:
+            told = (
+                f"{len(broken)} samples of source {last.source!r} in a row can't be used, the last {last.key} in "
+                f"{last.shard}: {last.reason}. Is its 'format' in the catalogue the right one?"
+            )
+        super().__init__(told)
         self.broken = broken
 
 
@@ -112,7 +120,7 @@ class Samples(Dataset[Item]):
     Args:
         order: says which sample replaces one that can't be used.
         store: where the shards are.
-        encoder: turns conversations into examples.
+        encoder: turns conversations into examples, and says how long a row may be.
     """
 
     def __init__(self, order: Order, store: Store, encoder: Encoder) -> None:
@@ -127,13 +135,13 @@ class Samples(Dataset[Item]):
         while True:
             try:
                 return Item(self._read(place), tuple(broken))
-            except (BadSample, BadImage, TooLong, tar.BadTar) as error:
+            except (BadSample, BadImage, TooLong, WrongRows, tar.BadTar) as error:
                 broken.append(self._report(position, place, error))
-            if len(broken) == _MAX_REPLACEMENTS:
-                return Item(None, tuple(broken))
+                if isinstance(error, WrongRows) or len(broken) == _MAX_REPLACEMENTS:
+                    return Item(None, tuple(broken))
             place = self.order.replacement(position, len(broken), place)
 
-    def conversation(self, place: Place) -> Conversation:
+    def content(self, place: Place) -> Conversation | Row:
         """What lies at a place.
 
         Raises:
@@ -154,16 +162,26 @@ class Samples(Dataset[Item]):
             raise BadSample(f"{type(error).__name__}: {error}") from error
 
     def length(self, place: Place) -> int:
-        """An estimate of a sample's tokens, from the index alone."""
+        """A sample's tokens: those of a row, otherwise an estimate from the index alone."""
+        if row := self.order.manifest.sources[place.source].row:
+            return row
         shard, sample = self._locate(place)
         text = int(shard.index.text_bytes[sample]) // BYTES_PER_TOKEN
         return text + int(shard.index.images[sample]) * self.encoder.patches
 
     def _read(self, place: Place) -> Example:
-        example = self.encoder.encode(self.conversation(place))
+        content = self.content(place)
+        if isinstance(content, Row):
+            example = self._rows.encode(content, self.order.manifest.sources[place.source].row)
+        else:
+            example = self.encoder.encode(content)
         if not example.supervised:
             raise BadSample("no token is supervised")
         return example
+
+    @cached_property
+    def _rows(self) -> RowEncoder:
+        return RowEncoder(self.encoder)
 
     def _locate(self, place: Place) -> tuple[_Opened, int]:
         opened = self._opened.pop((place.source, place.shard), None) or self._open(place)
@@ -223,12 +241,39 @@ class Loader:
         self._shares: dict[int, list[Task]] = {}  # of the steps in hand
         cache = samples.store.cache
         self._prefetcher = Prefetcher(cache) if cache else None
-        self.total_steps = samples.order.epoch_samples * epochs // global_batch
+        self._samples = samples.order.epoch_samples * epochs
+        self._since = self._base = 0  # step and position where the batch became what it is
         if not self.total_steps:
             raise ValueError(
                 f"{epochs} epochs of {samples.order.epoch_samples} samples are fewer than one global batch "
                 f"of {global_batch}"
             )
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run, if the batch stays as it is."""
+        return self._since + (self._samples - self._base) // self.global_batch
+
+    def first(self, number: int) -> int:
+        """The position where a step begins, so how many samples come before it."""
+        return self._base + (number - self._since) * self.global_batch
+
+    def left(self, number: int) -> int:
+        """Samples from where a step begins to the end of the run."""
+        return self._samples - self.first(number)
+
+    def regroup(self, number: int, batch: int) -> None:
+        """Gives `batch` samples to each step from `number` on; iterators over steps made before are of no use then."""
+        self._base, self._since, self.global_batch = self.first(number), number, batch
+        self._shares.clear()
+
+    def state(self) -> dict[str, int]:
+        """For a checkpoint."""
+        return {"step": self._since, "position": self._base, "batch": self.global_batch}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """From a checkpoint."""
+        self._since, self._base, self.global_batch = state["step"], state["position"], state["batch"]
 
     def steps(self, start: int = 0) -> Generator[Step, None, None]:
         """The steps from `start` on, as many as there are."""
@@ -259,7 +304,7 @@ class Loader:
 
     def tasks(self, number: int) -> list[Task]:
         """What this rank loads for a step."""
-        first = number * self.global_batch
+        first = self.first(number)
         places = self.samples.order.places(first, self.global_batch)
         share: Sequence[int] = range(len(places))
         if self.ranks > 1:
@@ -279,9 +324,10 @@ class Loader:
         if self._prefetcher is None:
             return
         sources = self.samples.order.manifest.sources
-        ahead = self.samples.order.shards_from(number * self.global_batch)
+        ahead = self.samples.order.shards_from(self.first(number))
         named = [(sources[source].name, sources[source].shards[shard].path) for source, shard in ahead]
-        self._prefetcher.want([self.samples.store.wanted(*one) for one in named if is_remote(one[1])])
+        wanted = [self.samples.store.wanted(*one) for one in dict.fromkeys(named) if is_remote(one[1])]
+        self._prefetcher.want(wanted)
 
     def _step(self, number: int, items: Sequence[Item]) -> Step:
         examples = []
@@ -319,5 +365,8 @@ def _deaf(worker: int) -> None:
     trainer that was killed takes its workers along: they hold its lock on the run folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        trainer = parent_process()
+        if trainer and trainer.pid != os.getppid():  # it was killed before
+            os._exit(1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,8 @@ Positions run through all epochs: position p belongs to epoch p // N, N samples 
 - the sources alternate in the mixture's proportions at every scale: place i of the epoch is point (i * g + a) mod N of
   a line on which each source owns as many points as it gives samples (g is near N / golden ratio and coprime to N, so
   every point is met once). How many of a source's points came before place i has a closed form (`floor_sum`).
-- each source's shards are shuffled and read in blocks of a few. A block's shards are cut into runs of neighbouring
+- each source's shards are shuffled and read in blocks of a few; where they come several times over, each pass is
+  shuffled by itself, so that a sample does not soon come again. A block's shards are cut into runs of neighbouring
   samples, the runs are shuffled, and the samples are shuffled within windows of a few runs. So reads stay near each
   other, and memory is the order of a few blocks.
 """
@@ -44,6 +45,13 @@ class Place(NamedTuple):
     sample: int
 
 
+class _Layout(NamedTuple):
+    """A source's shards as shuffled for an epoch."""
+
+    blocks: list[Array]  # int64, numbers in the manifest
+    starts: Array  # int64 [blocks + 1], the samples before each block, and all
+
+
 class _Block(NamedTuple):
     """The samples of a block in their order."""
 
@@ -59,7 +67,7 @@ class Order:
             raise ValueError("the mixture has no samples")
         self.manifest = manifest
         self.seed = seed
-        self._layouts: dict[tuple[int, int], tuple[Array, Array]] = {}  # by epoch and source
+        self._layouts: dict[tuple[int, int], _Layout] = {}  # by epoch and source
 
     @property
     def epoch_samples(self) -> int:
@@ -79,10 +87,10 @@ class Order:
     def replacement(self, position: int, attempt: int, place: Place) -> Place:
         """What takes the place of a sample that can't be read, drawn from the position and the number of failures there
         alone: another of the same block, whose shards are open anyway, or of the whole source if the block has few."""
-        shuffled, starts = self._layout(position // self.epoch_samples, place.source)
-        block = int(np.flatnonzero(shuffled == place.shard)[0]) // BLOCK_SHARDS
-        few = starts[block + 1] - starts[block] < _FEW
-        shards = shuffled if few else shuffled[block * BLOCK_SHARDS : (block + 1) * BLOCK_SHARDS]
+        blocks, starts = self._layout(position // self.epoch_samples, place.source)
+        number = next(number for number, block in enumerate(blocks) if place.shard in block)
+        few = starts[number + 1] - starts[number] < _FEW
+        shards = np.concatenate(blocks) if few else blocks[number]
         ends = np.cumsum([self._taken(place.source, shard) for shard in shards.tolist()])
         draw = int(_generator(self.seed, "replacement", position, attempt).integers(ends[-1]))
         which = int(np.searchsorted(ends, draw, side="right"))
@@ -94,12 +102,10 @@ class Order:
         epoch, first = divmod(position, self.epoch_samples)
         ahead: list[list[tuple[int, int]]] = [[], []]
         for source, number in enumerate(self._before(epoch, first)):
-            shuffled, starts = self._layout(epoch, source)
-            block = int(np.searchsorted(starts, number, side="right")) - 1
-            for later, shards in enumerate(ahead):
-                at = (block + later) * BLOCK_SHARDS
-                block_shards = shuffled[at : at + BLOCK_SHARDS].tolist()
-                shards += [(source, shard) for shard in block_shards if self._taken(source, shard)]
+            blocks, starts = self._layout(epoch, source)
+            first_block = int(np.searchsorted(starts, number, side="right")) - 1
+            for block, shards in zip(blocks[first_block : first_block + 2], ahead, strict=False):
+                shards += [(source, shard) for shard in block.tolist() if self._taken(source, shard)]
         return ahead[0] + ahead[1]
 
     @cached_property
@@ -140,10 +146,10 @@ class Order:
     def _source_places(self, epoch: int, source: int, first: int, count: int) -> tuple[Array, Array]:
         """Shards and samples of `count` samples of a source in an epoch, from its `first` on."""
         shards, samples = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-        shuffled, starts = self._layout(epoch, source)
+        blocks, starts = self._layout(epoch, source)
         while count > 0:
             number = int(np.searchsorted(starts, first, side="right")) - 1
-            chosen = shuffled[number * BLOCK_SHARDS : (number + 1) * BLOCK_SHARDS].tolist()
+            chosen = blocks[number].tolist()
             taken = tuple(self._taken(source, shard) for shard in chosen)
             block = _block(self.seed, epoch, self.manifest.sources[source].name, tuple(chosen), taken)
             at = first - int(starts[number])
@@ -152,14 +158,18 @@ class Order:
             first, count = first + len(shards[-1]), count - len(shards[-1])
         return np.concatenate(shards), np.concatenate(samples)
 
-    def _layout(self, epoch: int, source: int) -> tuple[Array, Array]:
-        """A source's shards as shuffled for an epoch, and where its blocks begin, with their end."""
+    def _layout(self, epoch: int, source: int) -> _Layout:
         if (epoch, source) not in self._layouts:
             chosen = self.manifest.sources[source]
-            shuffled = _generator(self.seed, "shards", epoch, chosen.name).permutation(len(chosen.shards))
-            taken = np.array([shard.taken for shard in chosen.shards])[shuffled]
-            blocks = np.add.reduceat(taken, np.arange(0, len(taken), BLOCK_SHARDS))
-            self._layouts[epoch, source] = shuffled, np.concatenate([[0], np.cumsum(blocks)])
+            taken = np.array([shard.taken for shard in chosen.shards])
+            different = len({shard.path for shard in chosen.shards})
+            random = _generator(self.seed, "shards", epoch, chosen.name)
+            blocks: list[Array] = []
+            for first in range(0, len(taken), different):  # each pass over the shards
+                shuffled = first + random.permutation(min(different, len(taken) - first))
+                blocks += [shuffled[at : at + BLOCK_SHARDS] for at in range(0, len(shuffled), BLOCK_SHARDS)]
+            starts = np.cumsum([0, *(int(taken[block].sum()) for block in blocks)])
+            self._layouts[epoch, source] = _Layout(blocks, starts)
         return self._layouts[epoch, source]
 
     def _taken(self, source: int, shard: int) -> int:

@@ -15,13 +15,16 @@ from yivl.encoder import IGNORE, Example
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Samples packed into one row of T tokens."""
+    """Samples packed into one row of T tokens. A sample is one segment or, being a row of documents, several; tokens
+    attend to those of their segment alone."""
 
     input_ids: Tensor  # int64 [T]
-    labels: Tensor  # int64 [T]; the first of every sample is IGNORE
-    position_ids: Tensor  # int64 [T], from 0 in every sample
+    labels: Tensor  # int64 [T]; the first of every segment is IGNORE
+    position_ids: Tensor  # int64 [T], from 0 in every segment
     bounds: tuple[int, ...]
-    """Where each sample begins, and T at the end."""
+    """Where each segment begins, and T at the end."""
+    sample_bounds: tuple[int, ...]
+    """Where each sample begins, and T at the end: some of `bounds`, or all."""
     pixels: Tensor  # uint8 [N, 3, S, S], the images of all samples in reading order
     keys: tuple[str, ...]
     """`source/key` of each sample."""
@@ -33,6 +36,8 @@ class Batch:
             shape = tuple(getattr(self, name).shape)
             if shape != (total,):
                 raise ValueError(f"{name} has the shape {shape}, the bounds say [{total}]")
+        if self.sample_bounds[-1] != total or not {*self.sample_bounds} <= {*self.bounds}:
+            raise ValueError(f"samples are bounded at {self.sample_bounds}, segments at {self.bounds}")
 
     @property
     def supervised(self) -> int:
@@ -43,7 +48,7 @@ class Batch:
     def supervised_each(self) -> list[int]:
         """Supervised tokens of each sample."""
         supervised = self.labels != IGNORE
-        return [int(supervised[start:end].sum()) for start, end in pairwise(self.bounds)]
+        return [int(supervised[start:end].sum()) for start, end in pairwise(self.sample_bounds)]
 
     @property
     def tokens(self) -> int:
@@ -53,15 +58,17 @@ class Batch:
 
 def pack(examples: Sequence[Example]) -> Batch:
     """One row of these samples, in this order."""
-    lengths = [len(example.input_ids) for example in examples]
-    labels = [example.labels.copy() for example in examples]
-    for row in labels:
-        row[0] = IGNORE  # or the sample before would have to predict it
+    samples = [0, *np.cumsum([len(example.input_ids) for example in examples]).tolist()]
+    starts = [before + start for before, example in zip(samples, examples, strict=False) for start in example.starts]
+    labels = np.concatenate([example.labels for example in examples])
+    labels[starts] = IGNORE  # or the segment before would have to predict it
+    bounds = (*starts, samples[-1])
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples])),
-        labels=torch.from_numpy(np.concatenate(labels)),
-        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
-        bounds=(0, *np.cumsum(lengths).tolist()),
+        labels=torch.from_numpy(labels),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(end - start) for start, end in pairwise(bounds)])),
+        bounds=bounds,
+        sample_bounds=tuple(samples),
         pixels=torch.from_numpy(np.concatenate([example.pixels for example in examples])),
         keys=tuple(f"{example.source}/{example.key}" for example in examples),
         sources=tuple(example.source for example in examples),
@@ -75,6 +82,7 @@ def empty(side: int) -> Batch:
         labels=torch.full((1,), IGNORE),
         position_ids=torch.zeros(1, dtype=torch.int64),
         bounds=(0, 1),
+        sample_bounds=(0, 1),
         pixels=torch.zeros(0, 3, side, side, dtype=torch.uint8),
         keys=(),
         sources=(),

@@ -2,10 +2,10 @@
 
     python -m data.prepare NAME RAW OUT [key=value …]
 
-NAME is a converter, a module in `data/sources/`: a data set of the paper, or `llava`, `jsonl`, `folder` or `parquet`
-for data of one's own. RAW is the folder that its publishers' archives unpack into. OUT gets `00000.tar`, … with their
-indexes; every image is decoded once to see that it can be. Data that comes as shards (LAION-400M) stays where it is:
-OUT gets links and indexes.
+NAME is a converter, a module in `data/sources/`: a data set of the paper; `llava`, `jsonl`, `folder` or `parquet` for
+data of one's own; or `documents`, which makes rows of tokens of them. RAW is the folder that its publishers' archives
+unpack into. OUT gets `00000.tar`, … with their indexes; every image is decoded once to see that it can be. Data that
+comes as shards (LAION-400M) stays where it is: OUT gets links and indexes.
 
 The records are cut into jobs of a shard each, so a shard depends on nothing but its number: however many processes
 write, and however often they are killed, the same command goes on and ends with the same shards, byte for byte.
@@ -22,7 +22,7 @@ import os
 import pkgutil
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import torch
@@ -54,8 +54,23 @@ _PROBE_SIDE = 28
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
+class Job(Protocol):
+    """What becomes one shard; it crosses process borders."""
+
+    @property
+    def number(self) -> int:
+        """Of the shard."""
+
+    @property
+    def stamp(self) -> str:
+        """Tells whether the raw files are still the same."""
+
+    def write(self, out: Path, count: Callable[[int], None]) -> Report:
+        """Writes the shard, and tells `count` of so many more entries read; none when nothing can be used."""
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
+class RecordJob:
     """The records of one shard."""
 
     number: int
@@ -65,6 +80,28 @@ class Job:
     def stamp(self) -> str:
         """Tells whether the raw files are still the same."""
         return f"{len(self.records)} records, {self.records[0].key} to {self.records[-1].key}"
+
+    def write(self, out: Path, count: Callable[[int], None]) -> Report:
+        """Writes the shard of the records that can be used."""
+        skipped: list[tuple[str, str, str]] = []
+        written: set[str] = set()
+
+        def samples() -> Iterator[Mapping[str, Any]]:
+            for record in self.records:
+                try:
+                    sample = _sample(record)
+                    if sample["__key__"] in written:
+                        raise _Skip("key comes twice", "")
+                    written.add(sample["__key__"])
+                    yield sample
+                except _Skip as skip:
+                    skipped.append((record.key, skip.reason, skip.particulars))
+                count(1)
+
+        write_shard(shard_path(out, self.number), samples())
+        return Report(
+            shard=self.number, stamp=self.stamp, read=len(self.records), written=len(written), skipped=tuple(skipped)
+        )
 
 
 def converter(name: str) -> ModuleType:
@@ -76,17 +113,17 @@ def converter(name: str) -> ModuleType:
 
 
 def prepare(
-    name: str, raw: Path, out: Path, settings: Mapping[str, str] | None = None, *, per_shard: int = PER_SHARD,
+    name: str, raw: Path, out: Path, settings: Mapping[str, str] | None = None, *, per_shard: int | None = None,
     workers: int = 1,
 ) -> list[Report]:  # fmt: skip
     """Writes the shards of a data set, or goes on doing so.
 
     Args:
         name: of the converter.
-        raw: folder of the publishers' files.
+        raw: folder of the publishers' files; of documents also one file.
         out: folder of the shards.
         settings: of the converter.
-        per_shard: records of a shard.
+        per_shard: records of a shard, by default `PER_SHARD`; documents are not counted out so.
         workers: processes that read images and write shards.
 
     Raises:
@@ -96,8 +133,13 @@ def prepare(
     """
     module = converter(name)
     chosen = _checked(module, name, settings or {})
-    if not raw.is_dir():
+    cuts_itself = hasattr(module, "jobs")
+    if not raw.is_dir() and not (cuts_itself and raw.is_file()):
         raise NotPrepared(f"no folder {raw}")
+    if cuts_itself and per_shard is not None:
+        raise NotPrepared(f"--per-shard counts records, which {name} does not make; its settings say what a shard is")
+    per_shard = per_shard or PER_SHARD
+    jobs = module.jobs(raw, **chosen) if cuts_itself else None
     out.mkdir(parents=True, exist_ok=True)
     head = {"source": name, "raw": str(raw.resolve()), "settings": chosen, "per_shard": per_shard}
     with Journal(out, head) as journal:
@@ -107,24 +149,27 @@ def prepare(
             left.unlink(missing_ok=True)  # by workers that were killed
         whole = journal.complete and all(journal.has(one.shard, one.stamp) for one in journal.reports.values())
         if not whole:
-            _run(_jobs(module.records(raw, **chosen), per_shard), journal, out, workers)
+            _run(jobs or _jobs(module.records(raw, **chosen), per_shard), journal, out, workers)
             journal.add(None)
         return [journal.reports[number] for number in sorted(journal.reports)]
 
 
 def _checked(module: ModuleType, name: str, settings: Mapping[str, str]) -> dict[str, str]:
-    reader = module.shards if hasattr(module, "shards") else module.records
-    taken = [p.name for p in inspect.signature(reader).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if unknown := [key for key in settings if key not in taken]:
-        raise NotPrepared(f"{name} has no setting {unknown[0]!r}; it has {', '.join(taken) or 'none'}")
+    reader = next(getattr(module, one) for one in ("jobs", "shards", "records") if hasattr(module, one))
+    taken = [p for p in inspect.signature(reader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    names = [p.name for p in taken]
+    if unknown := [key for key in settings if key not in names]:
+        raise NotPrepared(f"{name} has no setting {unknown[0]!r}; it has {', '.join(names) or 'none'}")
+    if missing := [p.name for p in taken if p.default is p.empty and p.name not in settings]:
+        raise NotPrepared(f"{name} needs {' and '.join(f'{key}=' for key in missing)}")
     return dict(settings)
 
 
-def _jobs(records: Iterator[Record | Skipped], per_shard: int) -> Iterator[Job]:
+def _jobs(records: Iterator[Record | Skipped], per_shard: int) -> Iterator[RecordJob]:
     for number in range(sys.maxsize):
         if not (chunk := tuple(islice(records, per_shard))):
             return
-        yield Job(number, chunk)
+        yield RecordJob(number, chunk)
 
 
 def _run(jobs: Iterable[Job], journal: Journal, out: Path, workers: int) -> None:
@@ -197,6 +242,7 @@ def _begin(seen: Any = None) -> None:
     global _seen  # a pool's initializer has no other way to reach its tasks
     _seen = seen
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or each worker would take all cores
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -208,28 +254,14 @@ def _begin(seen: Any = None) -> None:
 
 
 def write_job(job: Job, out: Path) -> Report:
-    """Writes the shard of a job; none when no record of it can be used."""
-    skipped: list[tuple[str, str, str]] = []
-    written: set[str] = set()
+    """Writes the shard of a job."""
+    return job.write(out, _count)
 
-    def samples() -> Iterator[Mapping[str, Any]]:
-        for record in job.records:
-            try:
-                sample = _sample(record)
-                if sample["__key__"] in written:
-                    raise _Skip("key comes twice", "")
-                written.add(sample["__key__"])
-                yield sample
-            except _Skip as skip:
-                skipped.append((record.key, skip.reason, skip.particulars))
-            if _seen is not None:
-                with _seen.get_lock():
-                    _seen.value += 1
 
-    write_shard(shard_path(out, job.number), samples())
-    return Report(
-        shard=job.number, stamp=job.stamp, read=len(job.records), written=len(written), skipped=tuple(skipped)
-    )
+def _count(records: int) -> None:
+    if _seen is not None:
+        with _seen.get_lock():
+            _seen.value += records
 
 
 class _Skip(Exception):
@@ -285,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder of the shards")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of the converter")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--per-shard", type=int, default=PER_SHARD, help="records of a shard")
+    parser.add_argument("--per-shard", type=int, help=f"records of a shard; by default {PER_SHARD:,}")
     options = parser.parse_args(arguments)
     try:
         if wrong := [setting for setting in options.settings if "=" not in setting]:

@@ -6,7 +6,8 @@ A converter is a module in `data/sources/`, named as the source, with one functi
 
 which goes through the publishers' files in an order that never changes, and holds no images. `data.prepare` turns the
 records into shards. Settings of a converter are keyword-only strings with defaults. Data that comes as shards has
-`def shards(raw: Path) -> list[Path]` instead: they are used in place.
+`def shards(raw: Path) -> list[Path]` instead: they are used in place. What cuts its shards by itself has
+`def jobs(raw: Path) -> Iterator[Job]`, of `data.prepare`.
 """
 
 from __future__ import annotations

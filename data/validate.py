@@ -5,8 +5,9 @@
 
 Of a shard: the checksum of each header, the end-of-archive marker and that nothing follows it, and its index, which
 must be there, fresh, and equal to one made anew. Of a sample: its key, its format, its text, and its images, each
-decoded. A mixture names its sources' formats itself. `--json` lists all that is broken, a JSON object a line; the exit
-status is 1 when anything is, or could not be read at all.
+decoded; of a row of tokens, that it has the length that its source says, or else that of its shard's first, and the
+same tokenizer as that. A mixture names its sources' formats itself. `--json` lists all that is broken, a JSON object
+a line; the exit status is 1 when anything is, or could not be read at all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from data.formats import FORMATS, BadSample, format_named, unpack
 from data.index import BadIndex, Index
 from data.mixture import Mixture, catalogued
 from data.remote import is_remote
+from data.rows import Row
 from data.store import Store
 from data.tar import BadTar
 from yivl.conversation import Conversation
@@ -50,6 +52,8 @@ class Job(NamedTuple):
     source: str
     shard: Path
     format: str
+    row: int = 0
+    """Tokens that a row must have; 0 if that is not known."""
 
 
 class Fault(NamedTuple):
@@ -95,7 +99,7 @@ def validate(job: Job) -> Report:
     report = Report(job)
     try:
         with job.shard.open("rb") as file:
-            seen: set[str] = set()
+            seen = _Seen()
             for found in _walk(file, job.shard.name):
                 if isinstance(found, Fault):
                     report.samples += bool(found.key)
@@ -167,23 +171,44 @@ def _index_fault(shard: Path, samples: int) -> str:
 # A sample
 
 
-def _fault(file: BinaryIO, located: _Located, job: Job, seen: set[str]) -> Fault | None:
+@dataclass(slots=True)
+class _Seen:
+    """What the samples of a shard had so far."""
+
+    keys: set[str] = field(default_factory=set)
+    first: Row | None = None
+    """A row."""
+
+
+def _fault(file: BinaryIO, located: _Located, job: Job, seen: _Seen) -> Fault | None:
     key, start, end = located
-    if key in seen:
+    if key in seen.keys:
         return Fault(key, "key", "the key comes twice, not in one run")
-    seen.add(key)
+    seen.keys.add(key)
     try:
         sample = unpack(tar.read(file, start, end - start), key)
-        conversation = format_named(job.format)(sample, job.source, key)
+        content = format_named(job.format)(sample, job.source, key)
     except BadTar as error:
         return Fault(key, "key", str(error))
     except BadSample as error:
         return Fault(key, "text" if isinstance(error.__cause__, UnicodeError) else "format", str(error))
     except Exception as error:  # whatever a format lets through would end a training
         return Fault(key, "format", f"{type(error).__name__}: {error}")
-    if all(turn.role == "human" for turn in conversation.turns):
+    if isinstance(content, Row):
+        return _row_fault(content, job, seen)
+    if all(turn.role == "human" for turn in content.turns):
         return Fault(key, "format", "it has no answer, so nothing would be learned")
-    return _image_fault(conversation)
+    return _image_fault(content)
+
+
+def _row_fault(row: Row, job: Job, seen: _Seen) -> Fault | None:
+    first = seen.first = seen.first or row
+    if len(row.ids) != (length := job.row or len(first.ids)):
+        return Fault(row.key, "format", f"it has {len(row.ids)} tokens, not {length}")
+    if row.tokenizer != first.tokenizer:
+        told = f"its tokenizer has the fingerprint {row.tokenizer}, that of {first.key} has {first.tokenizer}"
+        return Fault(row.key, "format", told)
+    return None
 
 
 def _image_fault(conversation: Conversation) -> Fault | None:
@@ -261,7 +286,8 @@ def _of_mixture(file: Path, folder: Path) -> tuple[list[Job], list[str]]:
             unread.append(f"source {name!r}: {_elsewhere(source.shards)}")
             continue
         try:
-            jobs += [Job(name, folder / shard, source.format) for shard in Store(folder).shards(source.shards)]
+            shards = Store(folder).shards(source.shards)
+            jobs += [Job(name, folder / shard, source.format, source.row) for shard in shards]
         except (FileNotFoundError, BadIndex) as error:
             unread.append(f"source {name!r}: {error}")
     return jobs, unread

@@ -26,6 +26,7 @@ from data.loader import BrokenSource, Samples, Task
 from data.mixture import Manifest, Mixture, resolve, taken_samples
 from data.order import Order, Place
 from data.packing import empty, micro_batches, spread
+from data.rows import Row
 from data.store import Store
 from stages.engines.engine import Engine
 from stages.recorder import Answer
@@ -233,7 +234,9 @@ def _questions(sources: Sequence[Sequence[_Picked]], count: int) -> tuple[_Quest
 
 
 def _question(picked: _Picked) -> _Question | None:
-    conversation = picked.samples.conversation(picked.place)
+    conversation = picked.samples.content(picked.place)
+    if isinstance(conversation, Row):
+        return None  # of documents
     first, plain = conversation.turns[0], conversation.plain
     before = "".join(segment.text for segment in takewhile(lambda s: not s.learn, prompt.render(conversation)))
     if not before:

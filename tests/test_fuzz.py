@@ -222,7 +222,7 @@ def test_every_text_is_read_or_left_out_with_a_reason(tmp_path: Path, tiny: YiVL
     good = broken = 0
     for number in range(400):
         try:
-            talk = loading.conversation(Place(0, number // 100, number % 100))
+            talk = loading.content(Place(0, number // 100, number % 100))
         except BadSample as error:
             assert str(error)
             broken += 1

@@ -192,5 +192,5 @@ def test_a_batch_checks_its_shapes() -> None:
     with pytest.raises(ValueError, match=r"labels has the shape \(3,\), the bounds say \[5\]"):
         Batch(
             input_ids=good.input_ids, labels=good.labels[:3], position_ids=good.position_ids, bounds=good.bounds,
-            pixels=good.pixels, keys=good.keys, sources=good.sources,
+            sample_bounds=good.sample_bounds, pixels=good.pixels, keys=good.keys, sources=good.sources,
         )  # fmt: skip

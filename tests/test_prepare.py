@@ -167,7 +167,7 @@ def test_what_is_not_the_same_preparation_is_refused(raw: Path, tmp_path: Path) 
     write_shards(tmp_path / "other", captions(3, np.random.default_rng(0)))
     with pytest.raises(journal.NotPrepared, match="holds shards that were not written"):
         prepare("llava", raw, tmp_path / "other")
-    with pytest.raises(journal.NotPrepared, match="no converter 'llama'; there are cllava, flickr30k, folder, gqa"):
+    with pytest.raises(journal.NotPrepared, match="no converter 'llama'; there are cllava, documents, flickr30k, fo"):
         prepare("llama", raw, tmp_path / "x")
     with pytest.raises(journal.NotPrepared, match="llava has no setting 'flie'; it has file, images"):
         prepare("llava", raw, tmp_path / "x", {"flie": "a"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,14 @@ class TooLong(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """An encoded conversation; numpy arrays, so that it crosses process borders as bytes."""
+    """An encoded sample; numpy arrays, so that it crosses process borders as bytes."""
 
     input_ids: np.ndarray[Any, np.dtype[np.int64]]  # [L], IMAGE_ID at image patches
     labels: np.ndarray[Any, np.dtype[np.int64]]  # [L], IGNORE where nothing is supervised; not shifted
     pixels: np.ndarray[Any, np.dtype[np.uint8]]  # [n, 3, S, S]
+    starts: tuple[int, ...] = (0,)
+    """Where its segments begin, ascending from 0: parts that do not attend to each other, each with positions of its
+    own. A conversation is one, a row of documents several."""
     source: str = ""
     key: str = ""
     dropped_turns: int = 0
@@ -44,6 +48,9 @@ class Example:
     def __post_init__(self) -> None:
         if self.input_ids.shape != self.labels.shape or self.input_ids.ndim != 1:
             raise ValueError(f"ids {self.input_ids.shape} and labels {self.labels.shape} must be equal and flat")
+        ends = (*self.starts, max(1, len(self.input_ids)))
+        if ends[0] or any(end <= start for start, end in pairwise(ends)):
+            raise ValueError(f"segments begin at {self.starts}, not ascending from 0 within {len(self.input_ids)} ids")
 
     @property
     def supervised(self) -> int:

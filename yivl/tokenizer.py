@@ -7,7 +7,9 @@ SentencePiece model, and its ids are compared with SentencePiece's own.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import shutil
 from pathlib import Path
 
@@ -20,6 +22,14 @@ from yivl.prompt import SYSTEM
 PIECES = "tokenizer.model"
 _FILES = ["config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"]
 _PROBES = ("This is", "Human", " a", "猫在哪里？", f"{SYSTEM}\n\n### Human: 2")
+_TELLING = (
+    SYSTEM,
+    "def f(x):\n    return [\"\"]\t# 12345.67 != 1e-5\r\n\n\n",
+    "  two  spaces ",
+    "naïve cafe\u0301 ＡＢＣ，①。 \u3000ﬁn",
+    "🙂 \U00020000 \u200b한국어 العربية\x00",
+)
+"""Texts on which tokenizers differ: both languages, code and digits, space, characters that some normalise or lack."""
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
@@ -73,3 +83,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
     target = Path(folder) / PIECES
     if origin.is_file() and origin.resolve() != target.resolve():
         shutil.copyfile(origin, target)
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id that a text can get."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """16 hex digits that tell tokenizers apart by what they do: of the vocabulary with its ids, and of the ids of a few
+    texts. Equal for one tokenizer in any of the files that it may be stored in, by any version of the libraries."""
+    does = [sorted(tokenizer.get_vocab().items()), [tokenizer(t, add_special_tokens=False).input_ids for t in _TELLING]]
+    return hashlib.blake2b(json.dumps(does).encode(), digest_size=8).hexdigest()

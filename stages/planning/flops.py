@@ -29,14 +29,13 @@ class Work:
     supervised: int
     """Tokens that are learned."""
     squares: int
-    """Sum over the samples of their lengths squared."""
+    """Sum over the segments of their lengths squared: over the samples, or the documents in rows."""
 
 
 def work_of(batches: Sequence[Batch]) -> Work:
     """The work in the samples of these micro-batches."""
-    lengths = [
-        end - start for batch in batches for _, (start, end) in zip(batch.keys, pairwise(batch.bounds), strict=False)
-    ]  # what stands in a row after its samples is padding
+    # a batch without samples is padding
+    lengths = [end - start for batch in batches if batch.keys for start, end in pairwise(batch.bounds)]
     return Work(
         tokens=sum(lengths),
         images=sum(len(batch.pixels) for batch in batches),

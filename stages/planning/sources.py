@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from data import tar
 from data.formats import BadSample, format_named, unpack
 from data.index import BadIndex
 from data.loader import BYTES_PER_TOKEN
-from data.mixture import Mixture, Source, catalogued
+from data.mixture import Mixture, Source, catalogued, weighted_rows
 from data.remote import is_remote
 from data.store import Store
 from data.tar import BadTar
+from yivl.conversation import Conversation
 from yivl.prompt import render
 
 _SHARDS, _SAMPLES = 4, 32
@@ -54,11 +55,15 @@ class PlannedSource:
     """Counted from shards; otherwise as published."""
     cap: int | None
     lengths: Lengths
-    """Means: estimated from some samples where they are on disk, otherwise `ASSUMED`."""
+    """Means: estimated from some samples where they are on disk, otherwise `ASSUMED`; of rows their length."""
+    weighed: int | None = None
+    """Rows that its weight gives it in one epoch."""
 
     @property
     def taken(self) -> int:
         """Samples in one epoch."""
+        if self.weighed is not None:
+            return self.weighed
         return self.available if self.cap is None else min(self.available, self.cap)
 
 
@@ -67,8 +72,14 @@ def planned_sources(mixture: Mixture, store: Store) -> tuple[PlannedSource, ...]
 
     Raises:
         BadIndex: a shard on disk has no index, or one that does not fit.
+        SettingsError: weights that the sources can't be taken by.
     """
-    return tuple(_planned(name, source, mixture.cap_of(name), store) for name, source in catalogued(mixture).items())
+    sources = catalogued(mixture)
+    rows = weighted_rows(mixture, sources)
+    return tuple(
+        replace(_planned(name, source, mixture.cap_of(name), store), weighed=rows.get(name))
+        for name, source in sources.items()
+    )
 
 
 def mean_lengths(sources: Sequence[PlannedSource]) -> Lengths:
@@ -83,15 +94,17 @@ def mean_lengths(sources: Sequence[PlannedSource]) -> Lengths:
 
 
 def _planned(name: str, source: Source, cap: int | None, store: Store) -> PlannedSource:
+    assumed = Lengths(images=0, text=source.row, supervised=source.row) if source.row else ASSUMED[source.format]
     try:
         shards = store.shards(source.shards)
         available = sum(header.samples for header in store.headers(name, shards))
     except (FileNotFoundError, BadIndex) as error:
         if isinstance(error, BadIndex) and not is_remote(source.shards):
             raise
-        return PlannedSource(name, source.pairs, False, cap, ASSUMED[source.format])
-    lengths = None if is_remote(source.shards) else _estimated(name, source.format, shards, store)
-    return PlannedSource(name, available, True, cap, lengths or ASSUMED[source.format])
+        return PlannedSource(name, source.pairs, False, cap, assumed)
+    known = is_remote(source.shards) or source.row
+    lengths = None if known else _estimated(name, source.format, shards, store)
+    return PlannedSource(name, available, True, cap, lengths or assumed)
 
 
 def _estimated(name: str, form: str, shards: Sequence[str], store: Store) -> Lengths | None:
@@ -103,9 +116,11 @@ def _estimated(name: str, form: str, shards: Sequence[str], store: Store) -> Len
             for sample in range(0, len(index), max(1, len(index) // _SAMPLES)):
                 blob = tar.read(file, int(index.offsets[sample]), int(index.sizes[sample]))
                 try:
-                    segments = render(format_named(form)(unpack(blob, index.key(sample)), name, ""))
+                    content = format_named(form)(unpack(blob, index.key(sample)), name, "")
                 except (BadSample, BadTar):
                     continue
+                assert isinstance(content, Conversation)  # rows are not estimated
+                segments = render(content)
                 text = [(len(one.text.encode()) / BYTES_PER_TOKEN, one.learn) for one in segments if not one.image]
                 images = sum(one.image for one in segments)
                 found.append(Lengths(images, sum(n for n, _ in text), sum(n for n, learn in text if learn)))
