@@ -27,12 +27,17 @@ def freeze_all_but(model: YiVLForConditionalGeneration, rates: dict[str, float])
 
     Returns:
         The table.
+
+    Raises:
+        ValueError: a rate is for a part that the model does not have.
     """
     model.requires_grad_(False)
     table = []
     counted = 0
     trainable = _trainable(model)
     for name, parameters in model.part_parameters().items():
+        if name in rates and not parameters:
+            raise ValueError(f"learning_rate names the part {name}, which the model does not have")
         for parameter in trainable[name].values():
             parameter.requires_grad_(name in rates)
         size, whole = _size(trainable[name].values()), _size(parameters.values())
@@ -41,7 +46,7 @@ def freeze_all_but(model: YiVLForConditionalGeneration, rates: dict[str, float])
             table.append(Part(name, whole - size, None))
         table.append(Part(f"{name}, adapter" if size < whole else name, size, rates.get(name)))
     table.append(Part("vision, unused (last block, final norm)", _size(model.parameters()) - counted, None))
-    return table
+    return [part for part in table if part.parameters]
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

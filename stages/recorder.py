@@ -5,6 +5,7 @@ RUN/held_out.jsonl    for each look at held-out samples, the loss of each source
 RUN/answers.jsonl     what the model answered to some of them
 RUN/benchmarks.jsonl  for each examination by a benchmark, its scores
 RUN/skipped.jsonl     steps that were left out, with the reason
+RUN/growth.jsonl      where the batch grew, with the reason
 RUN/quarantine.jsonl  samples that were replaced, with the reason
 RUN/starts.jsonl      when a process began to train here, and after which step
 RUN/wandb.txt         the run's id in Weights & Biases, so that a resume continues it
@@ -103,6 +104,7 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     figures = {
         **{name: line.get(name) for name in ("loss", "grad_norm", "padding", "idle", "tflops", "mfu")},
         **{f"{name}_per_second": line[name] / seconds for name in ("samples", "tokens", "images")},
+        "tokens": line["tokens"],
         **{f"rate/{part}": rate for part, rate in line["rates"].items()},
         **{f"loss/{source}": loss for source, loss in line.get("source_losses", {}).items()},
         **{f"seconds/{phase}": value for phase, value in phases.items()},
@@ -128,6 +130,9 @@ class Silent:
 
     def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
         """A step that was left out, and its samples that gave rise to that, as `source/key`."""
+
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        """After a step the batch grew to so many tokens; the run will have `total` steps."""
 
     def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         """A look at held-out samples after a step: mean loss over the supervised tokens of each source, and how many
@@ -182,6 +187,11 @@ class Recorder(Silent):
         for sink in self._sinks:
             sink.skipped(step, reason, keys)
 
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        """The batch grew."""
+        for sink in self._sinks:
+            sink.grown(step, tokens, reason, total)
+
     def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         """A look at held-out samples."""
         for sink in self._sinks:
@@ -213,6 +223,9 @@ class _Files(Silent):
 
     def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
         _append(self._folder.skipped, [{"step": step, "reason": reason, "keys": list(keys)}])
+
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        _append(self._folder.growth, [{"step": step, "tokens": tokens, "reason": reason}])
 
     def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         _append(self._folder.held_out, [{"step": step, "losses": dict(losses), "tokens": dict(tokens)}])
@@ -246,6 +259,9 @@ class _Board(Silent):
 
     def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
         self._writer.add_text("skipped", f"{reason}: {', '.join(keys)}", step)
+
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        self._writer.add_text("grown", f"{tokens} tokens: {reason}", step)
 
     def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         self._scalars(step, _held_out_scalars(losses))
@@ -305,6 +321,9 @@ class _WandB(Silent):
     def skipped(self, step: int, reason: str, keys: Sequence[str]) -> None:
         self._run.log({"skipped": reason}, step=step)
 
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        self._run.log({"grown": f"{tokens} tokens: {reason}"}, step=step)
+
     def held_out(self, step: int, losses: Mapping[str, float], tokens: Mapping[str, int]) -> None:
         self._run.log(_held_out_scalars(losses), step=step)
 
@@ -339,6 +358,9 @@ class _Bar(Silent):
 
     def __exit__(self, *what: Any) -> None:
         self._bar.close()
+
+    def grown(self, step: int, tokens: int, reason: str, total: int) -> None:
+        self._bar.total = total
 
     def record(self, record: Record) -> None:
         rates = {"samples": record.samples, "images": record.images, "tokens": record.tokens}

@@ -7,6 +7,7 @@
     RUN/log.jsonl         a line for each optimiser step
     RUN/quarantine.jsonl  samples that could not be used, with the reason
     RUN/skipped.jsonl     steps that were left out, with the reason
+    RUN/growth.jsonl      where the batch grew, with the reason
     RUN/held_out.jsonl    the loss of held-out samples
     RUN/answers.jsonl     the model's answers to some of them; their pictures in RUN/answers/
     RUN/benchmarks.jsonl  scores of benchmarks; their results in RUN/benchmarks/step-N/NAME
@@ -25,6 +26,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,10 @@ _FREE = (
 """Settings that change nothing of what is computed but rounding, and may differ on a resume."""
 
 
+_MOMENT = 3
+"""Seconds that a run waits for another to let go of its folder."""
+
+
 class RunFolder:
     """Everything that a run writes."""
 
@@ -59,6 +65,7 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.quarantine = path / "quarantine.jsonl"
         self.skipped = path / "skipped.jsonl"
+        self.growth = path / "growth.jsonl"
         self.held_out = path / "held_out.jsonl"
         self.answers = path / "answers.jsonl"
         self.benchmarks = path / "benchmarks.jsonl"
@@ -93,7 +100,7 @@ class RunFolder:
         shutil.rmtree(self.path / ".model.unfinished", ignore_errors=True)
         stage_file, manifest_file, start_file = (self.path / n for n in ("stage.yaml", "manifest.json", "start.txt"))
         way_out = f"Use another 'run' folder, or delete {self.path} to begin anew"
-        if start_file.exists():
+        if start_file.exists() and self.log.exists():  # before its first step it may still change
             before = yaml.safe_load(stage_file.read_text(encoding="utf-8"))
             now = plain(stage)
             for field in fields(Stage):  # settings that came into being after this run began
@@ -115,18 +122,22 @@ class RunFolder:
         replace_file(start_file, start)
 
     def _lock(self) -> None:
-        """Held until the process ends, however it ends."""
+        """Held until the process ends, however it ends; its loaders' processes outlive a killed one by a moment."""
         self._locked = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(f"another process trains in {self.path}; wait for it, or stop it") from error
+        deadline = time.monotonic() + _MOMENT
+        while True:
+            try:
+                return fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise SettingsError(f"another process trains in {self.path}; wait for it, or stop it") from error
+                time.sleep(0.1)
 
     def rewind(self, step: int) -> None:
         """Takes what was logged after `step` out of the logs: the run continues from there."""
         self.hang.unlink(missing_ok=True)
         looks = (self.held_out, self.answers, self.benchmarks)
-        for file in (self.log, self.quarantine, self.skipped, *looks):
+        for file in (self.log, self.quarantine, self.skipped, self.growth, *looks):
             if file.exists():
                 lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
                 last = step - 1 if file in looks else step  # a look at `step` comes after it

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from stages.growth import Growth
 from yivl.adapters import Adapter
 from yivl.model import PARTS
 
@@ -43,8 +44,9 @@ class Stage:
     """The model file: which parts, of which shapes."""
     start_from: str = ""
     """Model folder that the stage before wrote; empty to assemble the model file's parts."""
-    resolution: int
-    """Side of the square image, in pixels; a multiple of the patch size. Position embeddings are resized to it."""
+    resolution: int = 0
+    """Side of the square image, in pixels; a multiple of the patch size. Position embeddings are resized to it. 0 for a
+    language model alone."""
     learning_rate: dict[str, float]
     """Peak rate of each trained part (vision, projector, language). A part without a rate is frozen."""
     mixture: Path
@@ -55,8 +57,12 @@ class Stage:
     """Folder that keeps shards fetched from elsewhere; all processes of a machine share it."""
     cache_gib: float = 200.0
     """Most GiB of them. Of each source that lies elsewhere 8 shards are in use and 8 more are fetched ahead."""
-    global_batch: int
+    global_batch: int = 0
     """Samples of one optimiser step, over all ranks, exactly."""
+    batch_tokens: int = 0
+    """Instead of `global_batch`, where all samples are rows of `max_length` tokens: tokens of one optimiser step."""
+    growth: Growth | None = None
+    """Lets the batch, which begins at `batch_tokens`, grow whenever the loss stops falling; needs a constant rate."""
     tokens_per_micro_batch: int
     """Most tokens of a packed row; what memory allows."""
     max_length: int = 2048
@@ -129,6 +135,11 @@ class Stage:
     wandb: str = ""
     """Project of Weights & Biases to log to as well; needs the package wandb."""
 
+    @property
+    def batch(self) -> int:
+        """Samples of an optimiser step; of the first ones where it grows."""
+        return self.global_batch or self.batch_tokens // self.max_length
+
     def __post_init__(self) -> None:
         problems = [f"unknown part {part!r} in learning_rate; the parts are {', '.join(PARTS)}"
                     for part in self.learning_rate if part not in PARTS]  # fmt: skip
@@ -136,7 +147,7 @@ class Stage:
                      for part, rate in self.learning_rate.items() if not 0 < rate < math.inf]  # fmt: skip
         if not self.learning_rate:
             problems.append("learning_rate names no part: nothing would be trained")
-        for name in ("resolution", "global_batch", "tokens_per_micro_batch", "max_length", "epochs", "save_every",
+        for name in ("tokens_per_micro_batch", "max_length", "epochs", "save_every",
                      "held_out_samples", "held_out_every", "benchmarks_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
@@ -145,12 +156,20 @@ class Stage:
         for name in ("cache_gib", "hang_minutes"):
             if not getattr(self, name) > 0:
                 problems.append(f"{name} is {getattr(self, name)}; above 0")
-        for name in ("skip_limit", "spike", "answers", "device_gib", "peak_tflops"):
+        for name in ("resolution", "skip_limit", "spike", "answers", "device_gib", "peak_tflops"):
             if not getattr(self, name) >= 0:
                 problems.append(f"{name} is {getattr(self, name)}; 0 or more")
         problems += [f"checkpointing of {part} is {every}; name vision or language, and 0 or more"
                      for part, every in self.checkpointing.items()
                      if part not in ("vision", "language") or every < 0]  # fmt: skip
+        if (self.global_batch > 0) == (self.batch_tokens > 0) or min(self.global_batch, self.batch_tokens) < 0:
+            problems.append("give either global_batch (samples) or batch_tokens, above 0")
+        elif self.batch_tokens % max(1, self.max_length):
+            problems.append(f"batch_tokens is {self.batch_tokens}; a multiple of max_length, {self.max_length}")
+        if self.growth and not (self.batch_tokens and self.schedule == "constant"):
+            problems.append("growth needs batch_tokens, and schedule: constant")
+        if self.growth and self.growth.ceiling < self.batch_tokens:
+            problems.append(f"growth.ceiling is {self.growth.ceiling}; at least batch_tokens, {self.batch_tokens}")
         if self.offload and not self.zero:
             problems.append("offload needs zero: 1, 2 or 3")
         if self.adapter and self.adapter.four_bit and self.zero:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from data.cache import Cache
 from data.index import BadIndex
 from data.loader import BrokenSource, HeadroomLoader, Loader, Samples
-from data.mixture import Mixture, describe, resolve
+from data.mixture import Manifest, Mixture, describe, resolve
 from data.order import Order
 from data.store import Store
 from data.tar import BadTar
@@ -33,6 +33,7 @@ from stages.checkpoint import CheckpointError, Checkpoints
 from stages.engines.engine import Engine
 from stages.engines.plain import PlainEngine
 from stages.examiner import Examiner
+from stages.growth import Plateau
 from stages.guard import BadStep, Guard
 from stages.held_out import HeldOut
 from stages.planning.memory import chosen_checkpointing
@@ -68,7 +69,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     folder = RunFolder(Path(stage.run))
     checkpoints = Checkpoints(folder.state, ranks)
     store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))
-    manifest = ranks.alike(lambda: resolve(read(Mixture, stage.mixture), store, stage.seed))
+    manifest = ranks.alike(lambda: _manifest(stage, store))
     ranks.by_first(lambda: folder.open(stage, manifest, starting_point(stage)))
     if blind := [str(rank) for rank, sees in enumerate(ranks.gather(folder.begun)) if not sees]:
         raise SettingsError(
@@ -101,7 +102,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         log.warning("headroom: every step trains on the samples of the first; the model will be of no use")
     loader = (HeadroomLoader if stage.headroom else Loader)(
         Samples(Order(manifest, stage.seed), store, encoder),
-        global_batch=stage.global_batch,
+        global_batch=stage.batch,
         tokens_per_micro_batch=stage.tokens_per_micro_batch,
         epochs=stage.epochs,
         rank=ranks.rank,
@@ -114,9 +115,13 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     engine = engine_of(model, stage, ranks)
     guard = Guard(stage)
     done = broken = 0
+    plateau = Plateau(stage.growth) if stage.growth else None
     if checkpoint := checkpoints.newest():
         engine.load_state(checkpoint.tensors)
         guard.load_state(checkpoint.facts["guard"])
+        loader.load_state(checkpoint.facts.get("loader", loader.state()))  # older ones lack it
+        if plateau:
+            plateau.load_state(checkpoint.facts["plateau"])
         done, broken = checkpoint.step, checkpoint.facts["broken"]
         log.info("continuing after step %d of %d", done, loader.total_steps)
     ranks.by_first(lambda: _rewind(folder, checkpoints, done))
@@ -129,7 +134,7 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
     with recorders[0] if recorders else Silent() as recorder, watchdog.watching():
         Trainer(
             stage, ranks, engine=engine, loader=loader, guard=guard, checkpoints=checkpoints, recorder=recorder,
-            watchdog=watchdog, held_out=held_out, examiner=examiner,
+            watchdog=watchdog, held_out=held_out, examiner=examiner, plateau=plateau,
         ).run(done, broken)  # fmt: skip
         watchdog.phase("writing the model")
         model = engine.finished()
@@ -137,6 +142,21 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         ranks.by_first(checkpoints.clear)
     log.info("%s: %s", stage.name, folder.model)
     return folder.model
+
+
+def _manifest(stage: Stage, store: Store) -> Manifest:
+    """The samples of a run.
+
+    Raises:
+        SettingsError: the batch is counted in tokens, and a source does not give rows of `max_length`.
+    """
+    manifest = resolve(read(Mixture, stage.mixture), store, stage.seed)
+    if stage.batch_tokens and (other := [one.name for one in manifest.sources if one.row != stage.max_length]):
+        raise SettingsError(
+            f"batch_tokens counts rows of max_length, {stage.max_length} tokens, which {', '.join(other)} does not "
+            f"give: prepare documents with --row {stage.max_length}, or set global_batch"
+        )
+    return manifest
 
 
 def _recompute(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) -> None:

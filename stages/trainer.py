@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from data.packing import empty
 from stages.checkpoint import Checkpoints
 from stages.engines.engine import Engine
 from stages.examiner import Examiner
+from stages.growth import Plateau
 from stages.guard import Guard
 from stages.held_out import HeldOut
 from stages.recorder import Recorder, Silent
-from stages.schedule import rate_factor
+from stages.schedule import rate_factor, warmup_steps
 from stages.share import Share, record, share_of
 from stages.stage import Stage
 from stages.watchdog import Watchdog
@@ -42,6 +44,17 @@ class TooManyBroken(RuntimeError):
     """More samples are unreadable than the stage allows."""
 
 
+class _Trained(NamedTuple):
+    """What came of a step."""
+
+    asked: bool
+    """A process was asked to end."""
+    lost: list[Broken]
+    """Samples that were replaced."""
+    loss: float | None
+    """None: it was left out."""
+
+
 class Trainer:
     """Takes the step's micro-batches, counts, forward and backward each, judges, moves the weights and records; saves,
     looks at held-out samples and puts benchmarks when due. Every process of the run does the same and raises alike."""
@@ -59,6 +72,7 @@ class Trainer:
         watchdog: Watchdog,
         held_out: HeldOut | None,
         examiner: Examiner | None,
+        plateau: Plateau | None,
     ) -> None:
         self.stage = stage
         self.ranks = ranks
@@ -70,6 +84,7 @@ class Trainer:
         self.watchdog = watchdog
         self.held_out = held_out
         self.examiner = examiner
+        self.plateau = plateau
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
         engine.on_phase = watchdog.phase
@@ -92,22 +107,27 @@ class Trainer:
                 self._look(start)
             if start > 0 and self._due(start, self.stage.benchmarks_every):
                 self._examine(start)
-            for number in range(start, self.loader.total_steps):
+            number = start
+            while number < self.loader.total_steps:
                 clock = time.perf_counter()
                 step = self._next(steps, number)
                 waited = time.perf_counter() - clock
-                asked, lost = self._train(step, waited, clock)
-                broken += len(lost)
-                if asked or self._due(number + 1, self.stage.save_every):
-                    self._save(number + 1, broken)
-                self._judge(number + 1, lost, broken)
-                if asked:
-                    raise Interrupted(f"stopped after step {number + 1}; the same command continues from there")
-                if self._due(number + 1, self.stage.held_out_every):
-                    self._look(number + 1)
-                if self._due(number + 1, self.stage.benchmarks_every):
-                    self._examine(number + 1)
-                if number % _COLLECT_EVERY == 0:
+                trained = self._train(step, waited, clock)
+                number += 1
+                broken += len(trained.lost)
+                if self._grow(number, trained.loss):
+                    steps.close()
+                    steps = self.loader.steps(number)
+                if trained.asked or self._due(number, self.stage.save_every):
+                    self._save(number, broken)
+                self._judge(number, trained.lost, broken)
+                if trained.asked:
+                    raise Interrupted(f"stopped after step {number}; the same command continues from there")
+                if self._due(number, self.stage.held_out_every):
+                    self._look(number)
+                if self._due(number, self.stage.benchmarks_every):
+                    self._examine(number)
+                if number % _COLLECT_EVERY == 1:
                     gc.collect()
         except BrokenSource as error:
             unusable = error.broken
@@ -138,8 +158,8 @@ class Trainer:
         assert step is not None
         return step
 
-    def _train(self, step: Step, waited: float, begun: float) -> tuple[bool, list[Broken]]:
-        """Forward, backward and optimiser. Returns whether a process was asked to end, and the samples replaced."""
+    def _train(self, step: Step, waited: float, begun: float) -> _Trained:
+        """Forward, backward and optimiser."""
         draw = np.random.SeedSequence((self.stage.seed, step.number, self.ranks.rank)).generate_state(1)[0]
         torch.manual_seed(int(draw))  # of an adapter's dropout: a resume draws what the step would have drawn
         sizes = self.ranks.gather((sum(batch.supervised for batch in step.batches), len(step.batches)))
@@ -166,14 +186,31 @@ class Trainer:
             self.guard.left_out(objection, keys)
         else:
             self.guard.took(loss, update.norm)
-        return any(share.asked for share in shares), lost
+        return _Trained(any(share.asked for share in shares), lost, None if objection else loss)
+
+    def _grow(self, number: int, loss: float | None) -> bool:
+        """Tells the loss of step number - 1 to the rule; True where it makes the batch grow from step `number` on."""
+        loader = self.loader
+        if self.plateau is None or loss is None or number <= warmup_steps(self.stage, loader.total_steps):
+            return False
+        reason = self.plateau.took(loss)
+        batch = self.plateau.grown(loader.global_batch, self.stage.max_length)
+        if not reason or batch == loader.global_batch or batch > loader.left(number):
+            return False
+        loader.regroup(number, batch)
+        tokens = batch * self.stage.max_length
+        self.ranks.by_first(lambda: self.recorder.grown(number, tokens, reason, loader.total_steps))
+        return True
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.loader.total_steps
 
     def _save(self, step: int, broken: int) -> None:
         self.watchdog.phase("saving")
-        self.checkpoints.save(step, {"broken": broken, "guard": self.guard.state()}, self._heard(self.engine.state()))
+        facts = {"broken": broken, "guard": self.guard.state(), "loader": self.loader.state()}
+        if self.plateau:
+            facts["plateau"] = self.plateau.state()
+        self.checkpoints.save(step, facts, self._heard(self.engine.state()))
 
     def _heard(self, state: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Each tensor is a phase of its own: a large checkpoint takes longer than a hang may."""
@@ -199,7 +236,7 @@ class Trainer:
 
     def _judge(self, step: int, lost: Sequence[Broken], broken: int) -> None:
         self.sources.update(sample.source for sample in lost)
-        seen = step * self.stage.global_batch
+        seen = self.loader.first(step)
         if lost and seen >= _GRACE and broken > self.stage.broken_limit * seen:
             worst, count = self.sources.most_common(1)[0]
             raise TooManyBroken(

@@ -95,3 +95,28 @@ def test_plan_prints_what_a_stage_will_do(size: str, number: int, capsys: pytest
     for word in (*SOURCES[number], "vision", "projector", "language", "steps per epoch", "optimiser steps", "warm-up"):
         assert word in shown
     assert ("language" in shown and "frozen" in shown.split("language")[1].splitlines()[0]) == (number < 3)
+
+
+@pytest.mark.parametrize(("number", "before"), [(1, ""), (2, "runs/yi-9b/stage1/model")])
+def test_yi_9bs_stages_hold_the_documents_numbers(number: int, before: str) -> None:
+    stage = read(Stage, CONFIGS / "yi-9b" / f"stage{number}.yaml")
+    assert stage.learning_rate == {"language": 3e-5} and (stage.schedule, stage.warmup) == ("constant", 0.0)
+    assert stage.batch_tokens == 4 * 2**20 and stage.max_length == 4096 and stage.batch == 1024
+    assert stage.growth is not None and stage.growth.ceiling > stage.batch_tokens
+    assert stage.start_from == before
+    mixture = read(Mixture, stage.mixture)
+    assert mixture.tokens == 400_000_000_000  # 0.4 T each
+    assert ("mathematics" in mixture.sources) == (number == 2)
+    made = plan(stage, read(ModelSource, stage.model), mixture, ranks=64, device="h100")
+    (language,) = made.parts
+    assert round(language.parameters / 1e9, 2) == 8.83  # embeddings twice and the rest, as the blog counts
+    assert made.steps == 400_000_000_000 // (4 * 2**20)
+
+
+def test_code_and_mathematics_weigh_more_in_yi_9bs_second_stage() -> None:
+    shares = []
+    for number in (1, 2):
+        weights = {name: share.weight or 0.0 for name, share in
+                   read(Mixture, CONFIGS / "mixture" / f"yi-9b-stage{number}.yaml").sources.items()}  # fmt: skip
+        shares.append((weights.get("code", 0) + weights.get("mathematics", 0)) / sum(weights.values()))
+    assert shares[0] < shares[1]

@@ -26,7 +26,7 @@ from yivl.settings import SettingsError, plain
 BROKEN = Broken(position=7, source="chats", shard="chats/00000.tar", key="k\n猫", reason="not a readable image")
 FIGURES = {
     "loss": 1 + 4 * math.exp(-3 / 50), "grad_norm": 3 + math.sin(3), "padding": 0.011, "idle": 0.043, "tflops": 410.0,
-    "mfu": 0.415, "samples_per_second": 8.0, "tokens_per_second": 2500.0, "images_per_second": 6.0,
+    "mfu": 0.415, "tokens": 5000, "samples_per_second": 8.0, "tokens_per_second": 2500.0, "images_per_second": 6.0,
     "rate/vision": 2e-5, "rate/projector": 2e-5, "rate/language": 1e-5, "loss/captions": 2.5, "loss/chats": 1.5,
     "seconds/data": 0.125, "seconds/copy": 0.0625, "seconds/forward": 0.5, "seconds/backward": 1.0,
     "seconds/optimizer": 0.25, "seconds/rest": 0.0625, "seconds/step": 2.0,

@@ -25,7 +25,7 @@ from yivl.settings import SettingsError, parse, plain, read
         ({"learning_rate": {"vision": 0.0}}, "leave a part out to freeze it"),
         ({"learning_rate": {}}, "nothing would be trained"),
         ({"learning_rate": 1e-3}, "key 'learning_rate': expected inner keys, found 0.001 (float)"),
-        ({"global_batch": 0}, "global_batch is 0; at least 1"),
+        ({"global_batch": 0}, "either global_batch (samples) or batch_tokens"),
         ({"warmup": 3}, "warmup is 3.0; between 0 and 1"),
         ({"clip_norm": None}, "key 'clip_norm': nothing, expected a number"),
     ],

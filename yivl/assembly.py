@@ -5,7 +5,7 @@ A model file names the parts and their shapes, so that a run can be planned with
     vision:   {open_clip: ViT-H-14, weights: laion2b_s32b_b79k}
     language: {weights: 01-ai/Yi-6B-Chat, config: {hidden_size: 4096, ...}}
 
-Parts without weights are initialised at random.
+A file without `vision` is that of a language model alone. Parts without weights are initialised at random.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
-from yivl.configuration import YiVLConfig
+from yivl.configuration import NO_VISION, YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
 from yivl.projector import projector
 from yivl.tokenizer import load_tokenizer
@@ -70,8 +70,9 @@ class ModelSource:
     """A model file."""
 
     name: str
-    vision: VisionSource
     language: LanguageSource
+    vision: VisionSource | None = None
+    """None: a language model alone."""
 
     def config(self) -> YiVLConfig:
         """The model's configuration, from the file alone.
@@ -90,7 +91,7 @@ class ModelSource:
             text = LlamaConfig(**given)
         except StrictDataclassError as error:
             raise ValueError(f"model {self.name}: language.config: {error}") from error
-        return YiVLConfig(vision_config=_vision_config(self.vision), text_config=text)
+        return YiVLConfig(vision_config=_vision_config(self.vision) if self.vision else NO_VISION, text_config=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,14 @@ def assemble(source: ModelSource, seed: int) -> Assembled:
     if len(tokenizer) > vocabulary:
         raise ValueError(f"{source.name}: the tokenizer has {len(tokenizer)} pieces, the model only {vocabulary}")
     torch.manual_seed(seed)
-    if not (source.vision.weights or source.language.weights):
+    if not (source.language.weights or (source.vision and source.vision.weights)):
         return Assembled(_scaled(YiVLForConditionalGeneration(config)), tokenizer)
-    hidden = config.text_config.hidden_size
-    weights = _prefixed("projector.", projector(config.vision_config["width"], hidden).state_dict())
-    clip = _clip_weights(source.vision) if source.vision.weights else Vision(config.vision_config).clip.state_dict()
-    weights |= _prefixed("vision.clip.", clip)
+    weights: dict[str, Tensor] = {}
+    if source.vision:
+        hidden = config.text_config.hidden_size
+        weights |= _prefixed("projector.", projector(config.vision_config["width"], hidden).state_dict())
+        clip = _clip_weights(source.vision) if source.vision.weights else Vision(config.vision_config).clip.state_dict()
+        weights |= _prefixed("vision.clip.", clip)
     if source.language.weights:
         language = read_weights(_local(source.language.weights))
     else:
@@ -129,11 +132,13 @@ def assemble(source: ModelSource, seed: int) -> Assembled:
 
 
 def _scaled(model: YiVLForConditionalGeneration) -> YiVLForConditionalGeneration:
-    """Gives a new projector's output the scale of the language model's words.
+    """Gives a new projector's output, if there is one, the scale of the language model's words.
 
     Its last layer norm would otherwise begin with image tokens tens of times as large as words, beside which nothing
     that the language model's layers add to them counts.
     """
+    if model.projector is None:
+        return model
     words = next(model.get_input_embeddings().parameters())
     nn.init.constant_(cast(nn.LayerNorm, model.projector[-1]).weight, float(words.detach().float().std()))
     return model

@@ -15,6 +15,8 @@ from yivl.model import YiVLForConditionalGeneration
 
 def blocks(model: YiVLForConditionalGeneration, part: str) -> list[nn.Module]:
     """The blocks of the vision or language part that a forward pass runs, in order."""
+    if part == "vision" and model.vision is None:
+        return []
     kinds = model._no_split_modules
     found = [one for one in model.get_submodule(part).modules() if type(one).__name__ in kinds]
     return found[:-1] if part == "vision" else found  # the ViT's last block is never run

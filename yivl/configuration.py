@@ -18,12 +18,17 @@ VISION_DEFAULTS: dict[str, Any] = {
 """ViT-H/14 (open_clip `ViT-H-14`): width 1280, 32 blocks, 16 heads, MLP 5120, exact GELU."""
 
 
+NO_VISION: dict[str, Any] = {"layers": 0}
+"""The vision_config of a language model alone."""
+
+
 class YiVLConfig(PreTrainedConfig):
     """Shapes of the three parts.
 
     Args:
         vision_config: `image_size` and `patch_size` in pixels, `width`, `layers` (all blocks, also the last, whose
-            output is not used), `heads`, `mlp_ratio`, `activation` ("gelu" or "quick_gelu").
+            output is not used; 0 for a language model alone), `heads`, `mlp_ratio`, `activation` ("gelu" or
+            "quick_gelu").
         text_config: the configuration of a Llama-architecture model.
         resized_from: the image sides that the position embeddings had before, oldest first.
     """
@@ -59,11 +64,16 @@ class YiVLConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def has_vision(self) -> bool:
+        """False for a language model alone."""
+        return bool(self.vision_config["layers"])
+
+    @property
     def image_side(self) -> int:
         """Side of the square image, in pixels."""
         return int(self.vision_config["image_size"])
 
     @property
     def patches(self) -> int:
-        """Tokens that one image takes: 256 at 224 pixels and patch 14, 1024 at 448."""
-        return int((self.image_side // self.vision_config["patch_size"]) ** 2)
+        """Tokens that one image takes: 256 at 224 pixels and patch 14, 1024 at 448; 0 without a vision part."""
+        return self.has_vision * int((self.image_side // self.vision_config["patch_size"]) ** 2)

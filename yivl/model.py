@@ -1,4 +1,4 @@
-"""The model: vision, projector and language in one transformers class.
+"""The model: vision, projector and language in one transformers class; or language alone.
 
 The image placeholder stands in `input_ids` once per patch (`encoder.IMAGE_ID`), so the splice is a scatter whose
 count is checked. The same `forward` serves training (packed rows with `bounds`, a loss over supervised positions
@@ -49,8 +49,10 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: YiVLConfig) -> None:
         super().__init__(config)
-        self.vision = Vision(config.vision_config)
-        self.projector = projector(config.vision_config["width"], config.text_config.hidden_size)
+        self.vision = self.projector = None
+        if config.has_vision:
+            self.vision = Vision(config.vision_config)
+            self.projector = projector(config.vision_config["width"], config.text_config.hidden_size)
         self.language = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=ATTENTION)
         self.language.set_output_embeddings(SupervisedHead(self.language.get_output_embeddings()))
         self.post_init()  # type: ignore[no-untyped-call]
@@ -70,13 +72,22 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return head
 
     def part_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
-        """For each of `PARTS` its parameters by full name, without the vision part's unused ones."""
-        unused = {id(parameter) for parameter in self.vision.unused()}
+        """For each of `PARTS` its parameters by full name, without the vision part's unused ones; none of a part that
+        the model does not have."""
+        unused = {id(parameter) for parameter in (self.vision.unused() if self.vision else ())}
         named = [(name, parameter) for name, parameter in self.named_parameters() if id(parameter) not in unused]
         return {part: {n: p for n, p in named if n.startswith(f"{part}.")} for part in PARTS}
 
     def resize(self, side: int) -> None:
-        """Takes images of `side` pixels from now on; recorded in the configuration. See `Vision.resize`."""
+        """Takes images of `side` pixels from now on; recorded in the configuration. See `Vision.resize`.
+
+        Raises:
+            ValueError: the model has no vision part, unless `side` is 0; or as `Vision.resize` does.
+        """
+        if self.vision is None:
+            if side:
+                raise ValueError(f"images of {side} pixels, but the model has no vision part")
+            return
         before = self.vision.side
         self.vision.resize(side)
         if side != before:
@@ -84,7 +95,13 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.config.vision_config = self.config.vision_config | {"image_size": side}
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
-        """Images [N, 3, S, S] (uint8, or normalised floats) as language model inputs [N, patches, H]."""
+        """Images [N, 3, S, S] (uint8, or normalised floats) as language model inputs [N, patches, H].
+
+        Raises:
+            ValueError: the model has no vision part.
+        """
+        if self.vision is None or self.projector is None:
+            raise ValueError(f"{len(pixels)} images were passed, but the model has no vision part")
         features = self.vision(pixels).to(self.projector[0].weight.dtype)
         tokens: Tensor = self.projector(features)
         return tokens
@@ -116,7 +133,7 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if pixels is not None and images:
             tokens = self.image_tokens(pixels).to(embeddings.dtype)
             return embeddings.masked_scatter(is_image.unsqueeze(-1), tokens)
-        if always:
+        if always and self.vision is not None:
             blank = torch.zeros(1, 3, self.vision.side, self.vision.side, dtype=torch.uint8, device=input_ids.device)
             return embeddings + 0 * self.image_tokens(blank).sum().to(embeddings.dtype)
         return embeddings

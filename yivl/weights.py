@@ -25,7 +25,9 @@ _FILES = (
 )
 """Where weights may be, in the order of preference."""
 _PIECES, _PIECE = 1024, 65536
-_HEAD = "language.lm_head.weight"
+LANGUAGE = "language."
+"""Begins the names of the language part's weights."""
+_HEAD = f"{LANGUAGE}lm_head.weight"
 """Not stored where it is tied to the embeddings."""
 
 
@@ -77,10 +79,13 @@ def write_weights(weights: dict[str, Tensor], folder: Path, max_shard_size: str 
 
 
 def stored_weights(model: YiVLForConditionalGeneration) -> dict[str, Tensor]:
-    """What is written of a model: its state dict, without the head where that is tied to the embeddings."""
+    """What is written of a model: its state dict, without the head where that is tied to the embeddings; of a language
+    model alone with the names that transformers has for them."""
     weights = model.state_dict()
     if model.config.text_config.tie_word_embeddings:
         weights.pop(_HEAD)
+    if not model.config.has_vision:
+        return {name.removeprefix(LANGUAGE): tensor for name, tensor in weights.items()}
     return weights
 
 

@@ -144,7 +144,7 @@ class Case:
         """The samples of an optimiser step: a picture of noise and random words each."""
         settings, config, texts = self.settings(), self.config(), _TEXTS[self.stage]
         rng = np.random.default_rng(0)
-        lengths = np.exp(rng.normal(np.log(texts.median), texts.sigma, settings.global_batch))
+        lengths = np.exp(rng.normal(np.log(texts.median), texts.sigma, settings.batch))
         lengths = lengths.clip(texts.least, texts.most).round().astype(int)
         return [_example(rng, int(length), config, f"{number}") for number, length in enumerate(lengths)]
 

@@ -78,6 +78,8 @@ class MicroBatch:
 
     def _part(self, part: str, every: int) -> _Levels:
         number = self._number[part]
+        if not number:
+            return _Levels(0, 0, 0, 0)
         again = recomputed(number, every)
         # where backward begins, nothing is freed yet: what the last block needs there comes on top of all that is kept
         last = bool(every) and (number - 1) % every == 0
@@ -92,7 +94,8 @@ class MicroBatch:
 
 def depth(config: YiVLConfig) -> dict[str, int]:
     """The number of blocks that run, by part."""
-    return {"vision": int(config.vision_config["layers"]) - 1, "language": int(config.text_config.num_hidden_layers)}
+    vision = int(config.vision_config["layers"]) - 1 if config.has_vision else 0
+    return {"vision": vision, "language": int(config.text_config.num_hidden_layers)}
 
 
 def recomputed(number: int, every: int) -> int:
@@ -141,7 +144,8 @@ def _run(setting: _Setting, part: str, number: int, again: bool) -> _Levels:
     """Forward and backward of one part (the vision part with the projector), with so many blocks, all or none of them
     recomputed."""
     config = YiVLConfig.from_dict(json.loads(setting.config))
-    config.vision_config["layers"] = 1 + (number if part == "vision" else 1)
+    if config.has_vision:
+        config.vision_config["layers"] = 1 + (number if part == "vision" else 1)
     config.text_config.num_hidden_layers = number if part == "language" else 1
     model = on_meta(config, setting.trained, setting.adapter)
     row, side = setting.row, config.image_side

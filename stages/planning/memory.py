@@ -116,7 +116,7 @@ class Estimate:
         ]
 
         def price(every: Mapping[str, int]) -> float:
-            return sum(cost[part] * recomputed(number[part], every[part]) / number[part] for part in BLOCKS)
+            return sum(cost[part] * recomputed(n, every[part]) / n for part, n in number.items() if n)
 
         ways = sorted((dict(zip(BLOCKS, chosen, strict=True)) for chosen in product(*choices)), key=price)
         if not self.fits(ways[0], room) and not self.fits(ways[-1], room):
@@ -152,12 +152,12 @@ def device_bytes(stage: Stage, device: torch.device) -> int:
 def full_row(stage: Stage, config: YiVLConfig, ranks: int, lengths: Lengths) -> Row:
     """The largest micro-batch: what the stage allows, or what a process has in a step and a long sample."""
     each = lengths.tokens(config.patches)
-    share = math.ceil(stage.global_batch / ranks * each) + stage.max_length
+    share = math.ceil(stage.batch / ranks * each) + stage.max_length
     tokens = min(stage.tokens_per_micro_batch, share)
     samples = tokens / each
     return Row(
         tokens=tokens,
-        images=max(1, int(samples * lengths.images)),  # a row without any gets a blank one
+        images=max(1, int(samples * lengths.images)) if config.has_vision else 0,  # without any it gets a blank one
         supervised=min(tokens, math.ceil(samples * lengths.supervised)),
     )
 
@@ -212,5 +212,5 @@ def _batch(stage: Stage, row: Row, ranks: int, device: str, lengths: Lengths) ->
     """Of pixels, ids, labels and positions: on a GPU the row in hand and the next one, on the CPU the whole step's."""
     image = 3 * stage.resolution**2
     if device == "cpu":
-        return round(stage.global_batch / ranks * (lengths.images * image + 24 * lengths.text))
+        return round(stage.batch / ranks * (lengths.images * image + 24 * lengths.text))
     return 2 * (row.images * image + 24 * row.tokens)

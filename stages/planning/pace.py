@@ -75,7 +75,7 @@ def pace(
         peak: TFLOP/s of one device, if that is known.
         mfu: share of it that is used.
     """
-    samples, each = stage.global_batch, lengths.tokens(config.patches)
+    samples, each = stage.batch, lengths.tokens(config.patches)
     work = Work(
         tokens=round(samples * each),
         images=round(samples * lengths.images),

@@ -3,7 +3,6 @@ weights and no data; docs/plan.md tells how far it can be trusted."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from stages.planning.fit import Fit, fit
 from stages.planning.flops import peak_tflops
 from stages.planning.pace import Pace, pace
 from stages.planning.sources import PlannedSource, mean_lengths, planned_sources
+from stages.schedule import warmup_steps
 from stages.stage import Stage
 from yivl.assembly import ModelSource
 from yivl.ranks import Ranks
@@ -47,7 +47,8 @@ class Plan:
 
     def __str__(self) -> str:
         stage = self.stage
-        lines = [f"{stage.name}: images of {stage.resolution} pixels, {self.patches} tokens each", ""]
+        images = f"images of {stage.resolution} pixels, {self.patches} tokens each" if self.patches else "text alone"
+        lines = [f"{stage.name}: {images}", ""]
         lines.append(f"{'source':24} {'available':>14} {'':9} {'cap':>12} {'taken':>12} {'tokens each':>12}")
         for one in self.sources:
             origin, cap = "on disk" if one.on_disk else "published", "-" if one.cap is None else f"{one.cap:,}"
@@ -57,13 +58,13 @@ class Plan:
         tokens = f"{mean_lengths(self.sources).tokens(self.patches):,.0f}"
         lines.append(f"{'together':24} {'':>14} {'':9} {'':>12} {self.samples:>12,} {tokens:>12}")
         lines += ["", describe(list(self.parts)), ""]
-        rest = self.samples * stage.epochs - self.steps * stage.global_batch
+        rest = self.samples * stage.epochs - self.steps * stage.batch
         lines += [
-            f"{'samples in an optimiser step':32} {stage.global_batch:>12,}",
-            f"{'steps per epoch':32} {self.samples / stage.global_batch:>12,.1f}",
+            f"{'samples in an optimiser step':32} {stage.batch:>12,}{_batch(stage)}",
+            f"{'steps per epoch':32} {self.samples / stage.batch:>12,.1f}",
             f"{'epochs':32} {stage.epochs:>12}",
             f"{'optimiser steps':32} {self.steps:>12,}  ({rest:,} samples of the last epoch fill no step)",
-            f"{'of these warm-up':32} {math.ceil(stage.warmup * self.steps):>12,}",
+            f"{'of these warm-up':32} {warmup_steps(stage, self.steps):>12,}",
         ]
         return "\n".join([*lines, "", str(self.fit), "", str(self.pace)])
 
@@ -95,7 +96,8 @@ def plan(
         raise SettingsError(f"{ranks} processes at an MFU of {mfu}: at least 1, and above 0 to 1")
     stage, where, peak = _on(stage, device)
     config = source.config()
-    config.vision_config = config.vision_config | {"image_size": stage.resolution}
+    if config.has_vision:
+        config.vision_config = config.vision_config | {"image_size": stage.resolution}
     sources = planned_sources(mixture, Store(Path(stage.data)))
     lengths = mean_lengths(sources)
     steps = _steps(stage, sources)
@@ -107,6 +109,16 @@ def plan(
         fit=fit(stage, config, ranks, where, lengths),
         pace=pace(stage, config, lengths, steps=steps, ranks=ranks, peak=peak, mfu=mfu),
     )
+
+
+def _batch(stage: Stage) -> str:
+    """What is to be said of a batch counted in tokens."""
+    if not stage.batch_tokens:
+        return ""
+    told = f"  (rows of {stage.max_length:,}: {stage.batch_tokens:,} tokens"
+    if stage.growth:
+        told += f", growing up to {stage.growth.ceiling:,} while steps become fewer"
+    return f"{told})"
 
 
 def _on(stage: Stage, device: str) -> tuple[Stage, torch.device, float | None]:
@@ -130,4 +142,4 @@ def _samples(sources: tuple[PlannedSource, ...]) -> int:
 
 
 def _steps(stage: Stage, sources: tuple[PlannedSource, ...]) -> int:
-    return _samples(sources) * stage.epochs // stage.global_batch
+    return _samples(sources) * stage.epochs // stage.batch

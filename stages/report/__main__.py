@@ -52,7 +52,8 @@ def write_report(run: RunLog, out: Path) -> None:
                                   "replaced so far.", _samples(run)))  # fmt: skip
     parts.append(page.section(
         "Training", "Every step faint, a running mean over it; point at a chart to read it. Vertical lines: dashed "
-        "where the run was continued, red where a step was left out.", _grid(_training(run)),
+        "where the run was continued, green where the batch grew, red where a step was left out.",
+        _grid(_training(run)),
     ))  # fmt: skip
     if sources := _sources(run):
         parts.append(page.section("Loss by source", "Dotted: samples that are not trained on.", _grid(sources)))
@@ -64,6 +65,8 @@ def write_report(run: RunLog, out: Path) -> None:
         cards = "".join(_card(run.path, looks) for looks in _by_question(run.answers))
         parts.append(page.section("Answers", "What the model says, step by step, about samples that are not trained "
                                   "on.", f'<div class="cards">{cards}</div>'))  # fmt: skip
+    if run.growth:
+        parts.append(page.section("Growth of the batch", "", _growth(run.growth)))
     if run.skipped:
         about = f"{len(run.skipped):,} steps; the last {_ROWS}." if len(run.skipped) > _ROWS else ""
         parts.append(page.section("Steps left out", about, _skipped(run.skipped)))
@@ -128,17 +131,23 @@ def _grid(figures: Sequence[str]) -> str:
 def _training(run: RunLog) -> list[str]:
     marks = {
         "restart": [line["step"] for line in run.starts[1:]],
+        "grown": [line["step"] for line in run.growth],
         "skipped": [line["step"] for line in run.skipped],
     }
     rates: dict[tuple[Point, ...], list[str]] = {}  # parts of one rate share a curve
     for name, points in _below(run.figures, "rate").items():
         rates.setdefault(tuple(points), []).append(name)
     shown = [Curve(name=", ".join(names), points=points, hue=hue) for hue, (points, names) in enumerate(rates.items())]
-    return [
+    figures = [
         curves("Loss", "Mean over the supervised tokens", "loss", smoothed(run.figures["loss"]), marks=marks),
         curves("Gradient norm", "Before clipping", "norm", smoothed(run.figures["grad_norm"]), log=True, marks=marks),
         curves("Learning rate", "Of each part", "rate", shown, log=False),
     ]
+    if run.stage.get("growth"):
+        batch = [Curve(name="batch", points=run.figures["tokens"])]
+        figures.append(curves("Batch", "Tokens of a step; it grows when the loss stops falling", "tokens", batch,
+                              log=False, marks=marks))  # fmt: skip
+    return figures
 
 
 def _sources(run: RunLog) -> list[str]:
@@ -238,6 +247,11 @@ def _skipped(skipped: Sequence[Line]) -> str:
         keys = ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
         rows.append(page.text_row(f"{line['step']:,}", line["reason"], keys))
     return page.table("Steps left out", ["step", "reason", "samples"], rows, "words")
+
+
+def _growth(growth: Sequence[Line]) -> str:
+    rows = [page.text_row(f"{line['step']:,}", f"{line['tokens']:,}", line["reason"]) for line in growth]
+    return page.table("Growth of the batch", ["after step", "tokens", "reason"], rows, "words")
 
 
 def _broken(broken: Sequence[Line]) -> str:

@@ -45,6 +45,7 @@ polygon { fill: currentColor; stroke: currentColor; stroke-width: .5; }
 .smooth { stroke-width: 2; }
 .dotted { stroke-width: 2; stroke-dasharray: 1 5; }
 svg .restart { stroke: var(--soft); stroke-dasharray: 4 3; }
+svg .grown { stroke: light-dark(#14713c, #6fd396); }
 svg .skipped { stroke: light-dark(#b3261e, #ff9a90); opacity: .6; }
 svg .guide { stroke: var(--ink); opacity: .5; visibility: hidden; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 14px; margin-top: auto; padding-top: 6px; color: var(--soft);
@@ -115,7 +116,7 @@ def curves(
         shown: the curves; a figure without a point says so.
         log: whether the scale is logarithmic; by default where the values span a decade, so that the end of a fall is
             seen as well as its beginning.
-        marks: steps where a vertical line of a class stands: `restart` or `skipped`.
+        marks: steps where a vertical line of a class stands: `restart`, `grown` or `skipped`.
     """
     shown = [replace(one, points=points) for one in shown if (points := _thin(_finite(one.points)))]
     if not shown:

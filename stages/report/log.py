@@ -37,15 +37,24 @@ class RunLog:
     """In percent, by benchmark and metric."""
     answers: Sequence[Line]
     skipped: Sequence[Line]
+    growth: Sequence[Line]
+    """Where the batch grew."""
     broken: Sequence[Line]
     starts: Sequence[Line]
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run; None where the folder does not tell."""
+        """Steps of the whole run, if the batch stays as it is; None where the folder does not tell."""
         if self.manifest is None or not {"epochs", "global_batch"} <= self.stage.keys():
             return None
-        return int(self.manifest.taken * self.stage["epochs"] // self.stage["global_batch"])
+        samples, grown = self.manifest.taken * self.stage["epochs"], 0
+        batch = self.stage["global_batch"]
+        if tokens := self.stage.get("batch_tokens"):
+            if self.growth:
+                grown, tokens = self.growth[-1]["step"], self.growth[-1]["tokens"]
+                samples -= sum(line["samples"] for line in self.steps if line["step"] <= grown)
+            batch = tokens // self.stage["max_length"]
+        return int(grown + samples // batch)
 
 
 def read_run(path: Path) -> RunLog:
@@ -87,6 +96,7 @@ def read_run(path: Path) -> RunLog:
         benchmarks=benchmarks,
         answers=read_lines(folder.answers),
         skipped=read_lines(folder.skipped),
+        growth=read_lines(folder.growth),
         broken=read_lines(folder.quarantine),
         starts=read_lines(path / "starts.jsonl"),
     )
