@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from processes import trains
 from rows_case import mixture_of, shards_of, texts
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -177,6 +178,20 @@ def test_growth_takes_every_row_once_and_a_killed_run_ends_the_same(
     one, other = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("run", "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (tmp_path / "run" / "growth.jsonl").read_text() == (tmp_path / "killed" / "growth.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_two_processes_grow_as_one(text_stage: Any, tmp_path: Path, zero: int) -> None:
+    train(read(Stage, text_stage(growth=GROWTH)))
+    alone = records(tmp_path / "run")
+    trains(2, text_stage(growth=GROWTH, zero=zero, run=str(tmp_path / "two")))
+    together = records(tmp_path / "two")
+    assert [line["samples"] for line in together] == [line["samples"] for line in alone]
+    assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], abs=1e-4)
+    assert sorted(path.name for path in (tmp_path / "two" / "model").iterdir()) == sorted(
+        path.name for path in (tmp_path / "run" / "model").iterdir()
+    )
 
 
 def test_the_report_draws_the_batch_and_where_it_grew(text_stage: Any, tmp_path: Path) -> None:

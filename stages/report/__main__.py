@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from data.mixture import counts
 from stages.recorder import PHASES
 from stages.report import chart
 from stages.report.chart import Curve, Point, curves, layers, smoothed
@@ -115,13 +116,10 @@ def _settings(stage: Mapping[str, Any]) -> str:
 def _samples(run: RunLog) -> str:
     assert run.manifest is not None
     broken = Counter(line["source"] for line in run.broken)
-    rows = [
-        page.text_row(one.name, f"{one.available:,}", "–" if one.cap is None else f"{one.cap:,}", f"{one.taken:,}",
-                      f"{broken[one.name]:,}")
-        for one in run.manifest.sources
-    ]  # fmt: skip
-    rows.append(page.text_row("together", "", "", f"{run.manifest.taken:,}", f"{broken.total():,}"))
-    return page.table("Samples", ["source", "available", "cap", "taken", "broken"], rows, "figures")
+    head, *lines = counts(run.manifest)
+    rows = [page.text_row(*line, f"{broken[line[0]]:,}") for line in lines[:-1]]
+    rows.append(page.text_row(*lines[-1], f"{broken.total():,}"))
+    return page.table("Samples", [*head, "broken"], rows, "figures")
 
 
 def _grid(figures: Sequence[str]) -> str:
