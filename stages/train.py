@@ -154,7 +154,7 @@ def _manifest(stage: Stage, store: Store) -> Manifest:
     if stage.batch_tokens and (other := [one.name for one in manifest.sources if one.row != stage.max_length]):
         raise SettingsError(
             f"batch_tokens counts rows of max_length, {stage.max_length} tokens, which {', '.join(other)} does not "
-            f"give: prepare documents with --row {stage.max_length}, or set global_batch"
+            f"give: prepare documents with row={stage.max_length}, or set global_batch"
         )
     return manifest
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +28,7 @@ from stages.report.__main__ import write_report
 from stages.report.log import read_run
 from stages.stage import Stage
 from stages.train import train
+from yivl import YiVL
 from yivl.assembly import ModelSource
 from yivl.folder import read_model
 from yivl.settings import SettingsError, read
@@ -238,3 +240,10 @@ def test_what_a_language_model_alone_can_not_do_is_said(text_stage: Any) -> None
     ):
         with pytest.raises((SettingsError, ValueError), match=problem):
             train(read(Stage, text_stage(**settings)))
+
+
+def test_a_language_model_alone_chats_and_refuses_pictures(text_stage: Any) -> None:
+    model = YiVL.load(train(read(Stage, text_stage())), device="cpu")
+    assert isinstance(model.ask(None, "What is a bit?", max_new_tokens=4), str)
+    with pytest.raises(ValueError, match="no vision part"):
+        model.ask(np.zeros((8, 8, 3), dtype=np.uint8), "What is it?", max_new_tokens=4)

@@ -191,6 +191,7 @@ class StopText(StoppingCriteria):
         self.abandoned = abandoned or Event()
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Which sequences of [B, L] hold a stop: bool [B]."""
         tails = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :][:, -self.tail :])
         done = [self.abandoned.is_set() or any(stop in tail for stop in self.stops) for tail in tails]
         return torch.tensor(done, device=input_ids.device)

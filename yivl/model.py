@@ -95,13 +95,9 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.config.vision_config = self.config.vision_config | {"image_size": side}
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
-        """Images [N, 3, S, S] (uint8, or normalised floats) as language model inputs [N, patches, H].
-
-        Raises:
-            ValueError: the model has no vision part.
-        """
-        if self.vision is None or self.projector is None:
-            raise ValueError(f"{len(pixels)} images were passed, but the model has no vision part")
+        """Images [N, 3, S, S] (uint8, or normalised floats) as language model inputs [N, patches, H]; of a model with a
+        vision part."""
+        assert self.vision is not None and self.projector is not None
         features = self.vision(pixels).to(self.projector[0].weight.dtype)
         tokens: Tensor = self.projector(features)
         return tokens
@@ -119,11 +115,13 @@ class YiVLForConditionalGeneration(PreTrainedModel, GenerationMixin):
             [B, T, H].
 
         Raises:
-            ValueError: there are not exactly N times `patches` placeholders.
+            ValueError: there are not exactly N times `patches` placeholders, or the model has no vision part.
         """
         is_image = input_ids == IMAGE_ID
         embeddings: Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         images = 0 if pixels is None else len(pixels)
+        if images and self.vision is None:
+            raise ValueError("an image was passed, but the model is a language model alone: it has no vision part")
         placeholders = int(is_image.sum())
         if placeholders != images * self.config.patches:
             raise ValueError(
