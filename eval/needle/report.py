@@ -26,8 +26,9 @@ from eval.needle.languages import LANGUAGES
 from eval.needle.prompt import Needle
 from eval.predictions import Run, write_bytes, write_json, write_text
 from eval.results import RESULT, TABLE
-from eval.tables import aligned, percent
+from eval.tables import percent
 from eval.versions import versions
+from yivl.tables import aligned
 
 TITLE = "Needle in a haystack"
 ENOUGH = 0.856

@@ -14,9 +14,10 @@ from typing import Any
 
 from eval.predictions import write_json, write_text
 from eval.results import RESULT, TABLE
-from eval.tables import aligned, percent
+from eval.tables import percent
 from eval.text.paper import Column, Table
 from eval.versions import versions
+from yivl.tables import aligned
 
 Scores = dict[str, dict[str, Any]]
 """By task or group: `metrics` (by name and filter: value and stderr, fractions), `questions`, `shots`, and of the
