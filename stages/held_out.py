@@ -1,8 +1,8 @@
 """Looks at samples that are not trained on: their loss for each source, and what the model answers to some of them.
 
-Which samples: the first of each source in an order that depends on the held-out mixture and the seed alone. So they are
-the same at every look, after a resume and for any number of processes. A look draws no random numbers and changes
-nothing: a run with looks is the run without.
+Which samples: the first of each source in an order that depends on the held-out mixture alone. So they are the same at
+every look, after a resume, for any number of processes, and in runs of other seeds, which can be compared. A look draws
+no random numbers and changes nothing: a run with looks is the run without.
 
 They are read once, at the start: a source that can't be read ends the run there, and no look waits for shards. Each
 process reads all and keeps its part of them in memory, pixels included: 64 samples of 15 sources at 448 pixels are
@@ -41,6 +41,8 @@ from yivl.settings import SettingsError, read
 from yivl.weights import sync
 
 log = logging.getLogger("yivl")
+_SEED = 1
+"""Of the choice and order of held-out samples."""
 _NEW_TOKENS = 64
 """Most tokens of an answer."""
 
@@ -161,12 +163,12 @@ class _Question:
 def _picked(stage: Stage, trained: Manifest, store: Store, encoder: Encoder) -> list[list[_Picked]]:
     """Of each source its held-out samples; see `HeldOut` for what it raises."""
     assert stage.held_out is not None
-    manifest = resolve(read(Mixture, stage.held_out), store, stage.seed)
+    manifest = resolve(read(Mixture, stage.held_out), store, _SEED)
     if nothing := [source.name for source in manifest.sources if not source.taken]:
         raise SettingsError(f"{stage.held_out}: the shards of {', '.join(nothing)} hold no samples")
     # each source has an order of its own, which the others do not change
     alone = [Manifest(seed=manifest.seed, sources=(source,)) for source in manifest.sources]
-    sources = [_pick(Samples(Order(one, stage.seed), store, encoder), stage.held_out_samples) for one in alone]
+    sources = [_pick(Samples(Order(one, _SEED), store, encoder), stage.held_out_samples) for one in alone]
     for picked in sources:
         _refuse_trained(picked, trained)
     return sources
