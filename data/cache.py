@@ -145,6 +145,11 @@ class Prefetcher:
                 self._running[one] = threading.Thread(target=self._fetch, args=(one,), daemon=True)
                 self._running[one].start()
 
+    def finish(self) -> None:
+        """Waits for what is being fetched: to be called before a process is forked."""
+        for thread in self._running.values():
+            thread.join()
+
     def _fetch(self, wanted: Wanted) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.cache.open(wanted).close()
@@ -155,7 +160,10 @@ def _locked(file: Path, wait: bool = True) -> Iterator[None]:
     """Holds a lock file; without `wait`, `BlockingIOError` when another holds it."""
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(opened, fcntl.LOCK_UN)  # closing is not enough where a process was forked meanwhile
 
 
 def _size(file: Path) -> int:

@@ -138,6 +138,8 @@ def prepare(
         raise NotPrepared(f"no folder {raw}")
     if cuts_itself and per_shard is not None:
         raise NotPrepared(f"--per-shard counts records, which {name} does not make; its settings say what a shard is")
+    if cuts_itself and out.resolve().is_relative_to(raw.resolve()):
+        raise NotPrepared(f"{out} lies in {raw}, whose files are the documents; write the shards elsewhere")
     per_shard = per_shard or PER_SHARD
     jobs = module.jobs(raw, **chosen) if cuts_itself else None
     out.mkdir(parents=True, exist_ok=True)

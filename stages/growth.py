@@ -74,13 +74,14 @@ class Plateau:
         return f"the loss stopped falling: {mean:.4f} over {self._rule.window} steps, {lowest:.4f} before"
 
     def grown(self, batch: int, row: int) -> int:
-        """The batch after growing.
+        """The batch after growing, by a row at least.
 
         Args:
             batch: the batch so far, in rows.
             row: tokens of a row.
         """
-        return max(batch, min(math.floor(batch * self._rule.factor), self._rule.ceiling // row))
+        larger = max(batch + 1, math.floor(batch * self._rule.factor))
+        return max(batch, min(larger, self._rule.ceiling // row))
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from stages.stage import Stage
 from yivl.adapters import adapter_parameters
+from yivl.configuration import YiVLConfig
 from yivl.model import YiVLForConditionalGeneration
+from yivl.settings import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,19 @@ def freeze_all_but(model: YiVLForConditionalGeneration, rates: dict[str, float])
         table.append(Part(f"{name}, adapter" if size < whole else name, size, rates.get(name)))
     table.append(Part("vision, unused (last block, final norm)", _size(model.parameters()) - counted, None))
     return [part for part in table if part.parameters]
+
+
+def check_vision(stage: Stage, config: YiVLConfig) -> None:
+    """Makes sure that a stage says of images what its model needs.
+
+    Raises:
+        SettingsError: it lacks a resolution, or has one or benchmarks where the model has no vision part.
+    """
+    if config.has_vision and not stage.resolution:
+        raise SettingsError(f"{stage.name}: resolution is missing; {stage.model} has a vision part")
+    if not config.has_vision and (stage.resolution or stage.benchmarks):
+        key = "resolution" if stage.resolution else "benchmarks"
+        raise SettingsError(f"{stage.name}: {key} is of images, but {stage.model} has no vision part; leave it out")
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -166,6 +166,10 @@ class Stage:
             problems.append("give either global_batch (samples) or batch_tokens, above 0")
         elif self.batch_tokens % max(1, self.max_length):
             problems.append(f"batch_tokens is {self.batch_tokens}; a multiple of max_length, {self.max_length}")
+        if self.batch_tokens and self.tokens_per_micro_batch < self.max_length:
+            problems.append(
+                f"tokens_per_micro_batch is {self.tokens_per_micro_batch}; at least a row, max_length {self.max_length}"
+            )
         if self.growth and not (self.batch_tokens and self.schedule == "constant"):
             problems.append("growth needs batch_tokens, and schedule: constant")
         if self.growth and self.growth.ceiling < self.batch_tokens:

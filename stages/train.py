@@ -219,8 +219,10 @@ def starting_model(stage: Stage) -> Assembled:
     Raises:
         FileNotFoundError: `start_from` does not exist.
         ValueError: it has other shapes than the model file.
+        SettingsError: as `stages.parts.check_vision`.
     """
     source = read(ModelSource, stage.model)
+    parts.check_vision(stage, source.config())
     if stage.start_from:
         try:
             model, tokenizer = read_model(check_folder(stage.start_from)), load_tokenizer(stage.start_from)

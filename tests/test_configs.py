@@ -111,12 +111,3 @@ def test_yi_9bs_stages_hold_the_documents_numbers(number: int, before: str) -> N
     (language,) = made.parts
     assert round(language.parameters / 1e9, 2) == 8.83  # embeddings twice and the rest, as the blog counts
     assert made.steps == 400_000_000_000 // (4 * 2**20)
-
-
-def test_code_and_mathematics_weigh_more_in_yi_9bs_second_stage() -> None:
-    shares = []
-    for number in (1, 2):
-        weights = {name: share.weight or 0.0 for name, share in
-                   read(Mixture, CONFIGS / "mixture" / f"yi-9b-stage{number}.yaml").sources.items()}  # fmt: skip
-        shares.append((weights.get("code", 0) + weights.get("mathematics", 0)) / sum(weights.values()))
-    assert shares[0] < shares[1]

@@ -316,3 +316,13 @@ def test_a_fingerprint_is_the_tokenizers_and_not_its_files(tmp_path: Path) -> No
         else:
             other.add_tokens(["<new>"])
         assert fingerprint(other) != told
+
+
+def test_shards_among_the_documents_are_refused_and_a_readme_is_no_document(tmp_path: Path) -> None:
+    put(tmp_path / "raw" / "a.jsonl", ({"text": "one two three " * 40},))
+    (tmp_path / "raw" / "README.md").write_text("Not a document. " * 400)
+    settings = {"tokenizer": str(TINY), "row": "16"}
+    with pytest.raises(journal.NotPrepared, match="write the shards elsewhere"):
+        prepare("documents", tmp_path / "raw", tmp_path / "raw" / "out", settings)
+    (report,) = prepare("documents", tmp_path / "raw", tmp_path / "out", settings)
+    assert report.read == 1

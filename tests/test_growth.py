@@ -18,7 +18,7 @@ import yaml
 from conftest import TINY
 from processes import trains
 from rows_case import mixture_of, shards_of, texts
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from data.mixture import Mixture
@@ -91,6 +91,7 @@ def test_a_batch_grows_by_whole_rows_up_to_the_ceiling() -> None:
     while (batch := plateau.grown(batches[-1], 4096)) > batches[-1]:
         batches.append(batch)
     assert batches == [4, 6, 9, 10]
+    assert Plateau(Growth(window=1, tolerance=0, factor=1.1, ceiling=99 * 64)).grown(1, 64) == 2
 
 
 @pytest.fixture
@@ -224,6 +225,7 @@ def test_the_plan_counts_tokens(text_stage: Any) -> None:
         ({"growth": GROWTH, "schedule": "cosine"}, "schedule: constant"),
         ({"growth": GROWTH | {"ceiling": 1}}, "growth.ceiling"),
         ({"growth": GROWTH | {"factor": 1.0}}, "factor is 1.0"),
+        ({"tokens_per_micro_batch": 32}, "at least a row"),
         ({"growth": GROWTH | {"windw": 3}}, "did you mean 'window'"),
     ],
 )
@@ -234,7 +236,8 @@ def test_a_stage_that_can_not_be_is_refused(text_stage: Any, settings: dict[str,
 
 def test_what_a_language_model_alone_can_not_do_is_said(text_stage: Any) -> None:
     for settings, problem in (
-        ({"resolution": 56}, "no vision part"),
+        ({"resolution": 56}, "resolution is of images"),
+        ({"benchmarks": {"mmmu": {"data": "nowhere"}}}, "benchmarks is of images"),
         ({"learning_rate": {"vision": 1e-3}}, "names the part vision"),
         ({"max_length": 32, "batch_tokens": 64}, "rows of max_length, 32"),
     ):
@@ -247,3 +250,11 @@ def test_a_language_model_alone_chats_and_refuses_pictures(text_stage: Any) -> N
     assert isinstance(model.ask(None, "What is a bit?", max_new_tokens=4), str)
     with pytest.raises(ValueError, match="no vision part"):
         model.ask(np.zeros((8, 8, 3), dtype=np.uint8), "What is it?", max_new_tokens=4)
+
+
+def test_a_llama_of_an_old_transformers_version_is_read(text_stage: Any, tmp_path: Path) -> None:
+    folder = train(read(Stage, text_stage()))
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, folder / "model.safetensors")
+    old = read_model(folder).state_dict()
+    assert all(torch.equal(old[f"language.{name}"], tensor) for name, tensor in weights.items())

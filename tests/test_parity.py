@@ -147,8 +147,8 @@ def test_damaged_weights_and_other_models_are_refused(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut off"):
         YiVL.load(tmp_path / "cut")
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="its model_type is 'llama'; 'yivl', or Yi-VL's own 'llava'"):
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    with pytest.raises(ValueError, match="its model_type is 'mistral'; 'yivl', Yi-VL's own 'llava'"):
         YiVL.load(tmp_path)
 
 

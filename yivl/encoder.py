@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from yivl import prompt
 from yivl.conversation import Conversation
-from yivl.images import ToPixels, to_pixels
+from yivl.images import BadImage, ToPixels, to_pixels
 from yivl.prompt import Segment
 
 IMAGE_ID = -200
@@ -89,8 +89,10 @@ class Encoder:
 
         Raises:
             TooLong: its first exchange takes more than `max_length` tokens.
-            BadImage, FileNotFoundError: from `yivl.images`.
+            BadImage: it has an image and the model no vision part; or, as FileNotFoundError, from `yivl.images`.
         """
+        if conversation.images and not self.patches:
+            raise BadImage("it has an image, but the model is a language model alone")
         kept: Conversation = conversation
         ids, labels = self.tokens(prompt.render(kept))
         while self.max_length is not None and len(ids) > self.max_length:

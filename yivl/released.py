@@ -53,8 +53,6 @@ _BLOCK = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-_RECOMPUTED = ("embeddings.position_ids", "rotary_emb.inv_freq")
-"""Buffers that old transformers versions saved and nobody needs."""
 
 
 def is_released(folder: Path) -> bool:
@@ -99,8 +97,11 @@ def write_released(model: YiVLForConditionalGeneration, tokenizer: PreTrainedTok
     """Writes `model` so that every tool that runs Yi-VL runs it; the main configuration last.
 
     Raises:
-        ValueError: the layout has no words for this language model, or its tokenizer has no SentencePiece model.
+        ValueError: the layout has no words for this language model, its tokenizer has no SentencePiece model, or the
+            model has no vision part.
     """
+    if not model.config.has_vision:
+        raise ValueError("a language model alone has no released layout: its folder is a Llama's already")
     text, vision = model.config.text_config, model.config.vision_config
     _check_expressible(text)
     side = vision["image_size"]
@@ -204,8 +205,6 @@ def _preprocessor(side: int) -> dict[str, Any]:
 def _main_from_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in weights.items():
-        if name.endswith(_RECOMPUTED):
-            continue
         projector = name.removeprefix("model.mm_projector.")
         renamed[f"projector.{projector}" if projector != name else f"language.{name}"] = tensor
     return renamed
@@ -214,8 +213,6 @@ def _main_from_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _tower_from_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for full_name, tensor in weights.items():
-        if full_name.endswith(_RECOMPUTED):
-            continue
         name = full_name.removeprefix("vision_model.")
         if name in _TOWER:
             renamed[f"vision.clip.{_TOWER[name]}"] = tensor

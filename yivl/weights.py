@@ -24,6 +24,8 @@ _FILES = (
     "pytorch_model.bin.index.json",
 )
 """Where weights may be, in the order of preference."""
+RECOMPUTED = ("embeddings.position_ids", "rotary_emb.inv_freq")
+"""Ends of the names of buffers that old transformers versions saved and nobody needs."""
 _PIECES, _PIECE = 1024, 65536
 LANGUAGE = "language."
 """Begins the names of the language part's weights."""
@@ -32,7 +34,7 @@ _HEAD = f"{LANGUAGE}lm_head.weight"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors or (without unpickling code) `pytorch_model*.bin` files.
+    """All tensors of a folder's safetensors or (without unpickling code) `pytorch_model*.bin` files, but `RECOMPUTED`.
 
     Raises:
         FileNotFoundError: there are none, or a shard that the index names is missing.
@@ -40,13 +42,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in _FILES:
         if not (folder / name).is_file():
             continue
-        if not name.endswith(".index.json"):
-            return read_file(folder / name)
-        shards = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = [name]
+        if name.endswith(".index.json"):
+            shards = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
         weights: dict[str, Tensor] = {}
         for shard in shards:
             weights |= read_file(folder / shard)
-        return weights
+        return {name: tensor for name, tensor in weights.items() if not name.endswith(RECOMPUTED)}
     raise FileNotFoundError(f"no weights in {folder}: none of {', '.join(_FILES)}")
 
 

@@ -4,11 +4,11 @@
     RAW/….parquet                          a document a row, in the column of that name
     RAW/….txt, .md                         a document a file, in UTF-8
 
-All files below RAW in the order of their paths, or RAW itself where it is one; files of other kinds are passed over.
-The documents of some 128 MB of them (`megabytes=`) make a shard: each ends with the end of sequence of the tokenizer in
-the model folder `tokenizer=`, they follow each other without a gap, and every `row=` tokens are a row. What is left at
-a shard's end fills no row and is left out: less than a row of some 30 million tokens. What a document says never makes
-a special token: "<|endoftext|>" in it is text.
+All files below RAW in the order of their paths, or RAW itself where it is one; files of other kinds, and a data set's
+README, are passed over. The documents of some 128 MB of them (`megabytes=`) make a shard: each ends with the end of
+sequence of the tokenizer in the model folder `tokenizer=`, they follow each other without a gap, and every `row=`
+tokens are a row. What is left at a shard's end fills no row and is left out: less than a row of some 30 million tokens.
+What a document says never makes a special token: "<|endoftext|>" in it is text.
 
 A shard depends on its own stretch of the files alone, so the processes share the work, and a killed preparation loses
 only the shards in hand.
@@ -108,7 +108,7 @@ def jobs(raw: Path, *, tokenizer: str, row: str, text: str = "text", megabytes: 
     length, size = _number("row", row, least=2), _number("megabytes", megabytes, least=1) * 1_000_000
     told = _loaded(tokenizer).fingerprint
     files = [raw] if raw.is_file() else sorted(path for path in raw.rglob("*") if path.is_file())
-    files = [file for file in files if file.name.endswith(KNOWN)]
+    files = [file for file in files if file.name.endswith(KNOWN) and not file.name.upper().startswith("README")]
     if not files:
         raise BadRaw(f"{raw} holds no {', '.join(KNOWN)}")
     top = raw if raw.is_dir() else raw.parent

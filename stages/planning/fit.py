@@ -116,7 +116,8 @@ def _changes(stage: Stage) -> Iterator[list[tuple[str, Stage]]]:
         yield [("checkpointing left out", free)]
     higher = [replace(free, zero=zero) for zero in (1, 2, 3) if zero > stage.zero]
     yield [(f"zero: {one.zero}", one) for one in higher]
-    shorter = [size for size in reversed(_ROWS) if size < stage.tokens_per_micro_batch]
+    least = stage.max_length if stage.batch_tokens else 0  # a row is not divided
+    shorter = [size for size in reversed(_ROWS) if least <= size < stage.tokens_per_micro_batch]
     yield [(f"tokens_per_micro_batch: {size}", replace(free, tokens_per_micro_batch=size)) for size in shorter]
     kept = [] if stage.offload or not stage.zero else [free]
     yield [(f"zero: {one.zero} with offload: true", replace(one, offload=True)) for one in [*kept, *higher]]

@@ -10,7 +10,7 @@ import torch
 
 from data.mixture import Mixture
 from data.store import Store
-from stages.parts import Part, describe, freeze_all_but
+from stages.parts import Part, check_vision, describe, freeze_all_but
 from stages.planning.activations import on_meta
 from stages.planning.devices import DEVICES
 from stages.planning.fit import Fit, fit
@@ -90,12 +90,13 @@ def plan(
 
     Raises:
         BadIndex: a shard on disk has no index, or one that does not fit.
-        SettingsError: there is no such device, number of processes or MFU.
+        SettingsError: there is no such device, number of processes or MFU, or as `stages.parts.check_vision`.
     """
     if ranks < 1 or not (mfu is None or 0 < mfu <= 1):
         raise SettingsError(f"{ranks} processes at an MFU of {mfu}: at least 1, and above 0 to 1")
     stage, where, peak = _on(stage, device)
     config = source.config()
+    check_vision(stage, config)
     if config.has_vision:
         config.vision_config = config.vision_config | {"image_size": stage.resolution}
     sources = planned_sources(mixture, Store(Path(stage.data)))

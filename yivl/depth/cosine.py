@@ -73,7 +73,7 @@ class Cosines:
 
     def add(self, before: Tensor, after: Tensor) -> None:
         """The next layer's input and output, [1, T, H] each."""
-        cosines = F.cosine_similarity(before[0].float(), after[0].float(), dim=-1)  # [T]
+        cosines = F.cosine_similarity(before[0].to(after.device).float(), after[0].float(), dim=-1)  # [T]
         if len(self.by_token) < len(self.sums):
             self.by_token.append(cosines[:SHOWN].tolist())
         self.sums[self._place] += float(cosines[1:].double().sum())

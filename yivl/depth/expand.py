@@ -17,12 +17,12 @@ from typing import Any
 from yivl.configuration import YiVLConfig
 from yivl.depth.expansion import Expansion, changed_settings
 from yivl.depth.parameters import Parameters, parameters
-from yivl.depth.stored import INDEX, StoredTensor, Told, stored_tensors, write_tensors
+from yivl.depth.stored import StoredTensor, Told, stored_tensors, write_tensors
 from yivl.folder import check_folder
 from yivl.released import is_released
 from yivl.weights import LANGUAGE, sync
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 """Files that are not copied: weights in any form, and what a trainer keeps for resuming."""
 _PROJECTOR = "model.mm_projector."
 """Begins names of the released layout that lie among the language part's."""
@@ -88,7 +88,8 @@ class Original:
     def other_files(self) -> Iterator[Path]:
         """What the deeper model has as the model has it, relative to its folder."""
         for path in sorted(self.folder.iterdir()):
-            if path.is_file() and path.name not in ("config.json", INDEX) and path.suffix not in _WEIGHTS:
+            weights = path.suffix in _WEIGHTS or path.name.endswith(".index.json")
+            if path.is_file() and path.name != "config.json" and not weights:
                 yield Path(path.name)
         if is_released(self.folder):
             tower = self.folder / self.settings["mm_vision_tower"]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_COMPUTED = "rotary_emb.inv_freq"
-"""A buffer that old transformers versions saved."""
+from yivl.weights import RECOMPUTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ def parameters(shapes: Mapping[str, Sequence[int]]) -> Parameters:
     Raises:
         ValueError: there are no token embeddings among them.
     """
-    counts = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith(_COMPUTED)}
+    counts = {name: math.prod(shape) for name, shape in shapes.items() if not name.endswith(RECOMPUTED)}
     if "model.embed_tokens.weight" not in counts:
         raise ValueError("no Llama-architecture language model: it has no model.embed_tokens.weight")
     embedding, head = counts.pop("model.embed_tokens.weight"), counts.pop("lm_head.weight", 0)
