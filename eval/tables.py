@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from eval.benchmark import Benchmark
 from eval.scores import Scores
-from yivl.tables import aligned
 
 _COLUMNS = 12
 """Of a table without published rows: a level with more groups is left to the page."""
@@ -42,4 +41,7 @@ def rows(benchmark: Benchmark, model: str, found: Scores) -> list[list[str]]:
 
 def markdown(benchmark: Benchmark, model: str, found: Scores) -> str:
     """`rows` in Markdown."""
+    # not at the top: it brings torch along, which knowing a benchmark must not need
+    from yivl.tables import aligned  # noqa: PLC0415
+
     return aligned([["Model", *columns(benchmark, found)], *rows(benchmark, model, found)])

@@ -80,8 +80,8 @@ def sections(page: Page) -> list[str]:
 
 
 def test_page_of_a_real_run(stage_file: Callable[..., Path], tmp_path: Path) -> None:
-    file = stage_file(held_out="held.yaml", held_out_every=4, held_out_samples=2, answers=1)
-    held = {"catalogue": "sources.yaml", "cap": 2, "sources": {"chats": {}}}
+    file = stage_file(held_out="held.yaml", held_out_every=4, held_out_samples=8, answers=8)
+    held = {"catalogue": "sources.yaml", "cap": 8, "sources": {"chats": {}}}
     (tmp_path / "held.yaml").write_text(yaml.safe_dump(held))
     (tmp_path / "mixture.yaml").write_text(yaml.safe_dump({"catalogue": "sources.yaml", "sources": {"captions": {}}}))
     train(read(Stage, file))
@@ -96,7 +96,7 @@ def test_page_of_a_real_run(stage_file: Callable[..., Path], tmp_path: Path) -> 
     for text in ("test", "Finished", "of 6 steps", "captions", "tokens_per_micro_batch", "1024"):
         assert text in shown.text
     said = [json.loads(line)["answer"] for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
-    assert said and all(one in shown.text for one in said) and len(shown.all("img")) == 1
+    assert said and all(one in shown.text for one in said) and shown.all("img")
 
 
 def full(run: Path, text: str = "plain") -> None:
