@@ -10,14 +10,12 @@ reported with its reason. A source of rows that are not for this model at all en
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing import active_children, parent_process
+from multiprocessing import active_children
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,6 +27,7 @@ from data.formats import BadSample, format_named, unpack
 from data.mixture import taken_samples
 from data.order import Order, Place
 from data.packing import Batch, micro_batches, spread
+from data.parent import end_with_parent
 from data.remote import is_remote
 from data.row_encoder import RowEncoder, WrongRows
 from data.rows import Row
@@ -42,8 +41,6 @@ BYTES_PER_TOKEN = 3
 """To estimate a text's tokens from its bytes (English about 4, Chinese about 2); only balance depends on it."""
 _OPEN_SHARDS = 256
 """Shards kept open, with their indexes in memory: about 0.4 MB each for 10,000 samples."""
-_PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that a process gets when its parent ends."""
 _MAX_REPLACEMENTS = 20
 """Failures in a row at one position after which the source, not the sample, is at fault."""
 
@@ -365,10 +362,6 @@ def _unchanged(item: Item) -> Item:
 def _deaf(worker: int) -> None:
     """A scheduler signals the whole process group; it is the trainer that ends the run, and its workers with it. A
     trainer that was killed takes its workers along: they hold its lock on the run folder."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        trainer = parent_process()
-        if trainer and trainer.pid != os.getppid():  # it was killed before
-            os._exit(1)
+    end_with_parent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -30,6 +30,7 @@ from data.store import Store
 from data.tar import BadTar
 from stages import parts
 from stages.checkpoint import CheckpointError, Checkpoints
+from stages.engines import on_cpu
 from stages.engines.engine import Engine
 from stages.engines.plain import PlainEngine
 from stages.examiner import Examiner
@@ -66,6 +67,8 @@ def train(stage: Stage, ranks: Ranks | None = None) -> Path:
         ranks: the processes that do it together; by default this one alone.
     """
     ranks = ranks or Ranks()
+    if ranks.device.type == "cpu":
+        on_cpu.prepare()
     folder = RunFolder(Path(stage.run))
     checkpoints = Checkpoints(folder.state, ranks)
     store = Store(Path(stage.data), Cache(Path(stage.cache), int(stage.cache_gib * 2**30)))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.packing import Batch, pack
+from stages.engines import on_cpu
 from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
 from stages.planning.activations import BLOCKS
@@ -99,6 +100,7 @@ def measured(name: str) -> int:
 
 def train(case: Case) -> None:
     """Two steps of two micro-batches each; prints the most bytes held."""
+    on_cpu.prepare()
     model = YiVLForConditionalGeneration(desk())
     freeze_all_but(model, dict(case.rates))
     for part in BLOCKS:

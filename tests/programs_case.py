@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from text_case import write
 
 HUMANEVAL: list[dict[str, Any]] = [
     {
@@ -101,14 +101,6 @@ _FULL = pa.schema(
     {"task_id": pa.int32(), "text": pa.string(), "code": pa.string(), "test_list": pa.list_(pa.string()),
      "test_setup_code": pa.string(), "challenge_test_list": pa.list_(pa.string())}
 )  # fmt: skip
-
-
-def write(folder: Path, split: str, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> Path:
-    """Rows as the one shard of a split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{split}-00000-of-00001.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema), file)
-    return file
 
 
 def humaneval(data: Path) -> Path:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.parent import end_with_parent
 from stages.benchmark.ways import peak_bytes
 from yivl.loss import HeadLoss, SupervisedHead
 
@@ -74,7 +75,7 @@ def head_lines() -> list[HeadLine]:
     """All ways, precisions and numbers of rows, with the head's weight trained and frozen; each in a fresh process."""
     lines = []
     for rows, precision, frozen, way in product(_ROWS, ("fp32", "bf16"), (False, True), _WAYS):
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as pool:
             lines.append(pool.submit(_measure, way, precision, frozen, rows).result())
     return lines
 

@@ -2,9 +2,9 @@
 
 `packed` is ours. `padded` is the step of Yi-VL's released fine-tuning script and of LLaVA's trainer, on which it
 builds: micro-batches of equally many samples, padded on the right to the longest of them, transformers' own SDPA Llama
-with an attention mask, every decoder layer run again in the backward pass, logits at every position with a copy in
-float32, and as loss the mean of the micro-batches' means. Modules, weights, optimiser, clipping and precision are the
-same. `products` multiplies matrices: the most that the machine gives.
+with an attention mask, every decoder layer run again in the backward pass, logits at every position, those but the last
+copied in float32, and as loss the mean of the micro-batches' means. Modules, weights, optimiser, clipping and precision
+are the same. `products` multiplies matrices: the most that the machine gives.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from data.packing import micro_batches
+from data.parent import end_with_parent
 from stages.benchmark.case import Case
+from stages.engines import on_cpu
 from stages.engines.plain import PlainEngine
 from stages.parts import freeze_all_but
 from yivl.checkpointing import blocks, recompute
@@ -88,6 +91,8 @@ class Packed(_Step):
     """Ours."""
 
     def __init__(self, case: Case) -> None:
+        if case.device.type == "cpu":
+            on_cpu.prepare()
         super().__init__(case)
         for part, every in case.recomputed.items():
             recompute(blocks(self.engine.model, part), every)
@@ -136,12 +141,11 @@ class Padded(_Step):
         for batch in self.batches[:count]:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 embeddings = self.engine.model.embed(batch.input_ids.to(device), batch.pixels.to(device))
-                loss = self.language(
-                    inputs_embeds=embeddings,
-                    attention_mask=batch.mask.to(device),
-                    labels=batch.labels.to(device),
-                    use_cache=False,
-                ).loss
+                logits = self.language(
+                    inputs_embeds=embeddings, attention_mask=batch.mask.to(device), use_cache=False
+                ).logits
+                before_last = logits[:, :-1].float().contiguous()  # in float32, too, a copy
+                loss = F.cross_entropy(before_last.flatten(0, 1), batch.labels[:, 1:].flatten().to(device))
             (loss / count).backward()
 
 
@@ -204,6 +208,7 @@ _way: Way
 
 def _begin(way: str, case: Case) -> None:
     global _way
+    end_with_parent()
     _way = WAYS[way](case)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # building the model in float32 takes more than training it
