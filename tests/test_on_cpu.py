@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+_READ = ("MALLOC_", "GLIBC_TUNABLES", "LRU_", "ONEDNN_")
 _WATCHED = """
 import json, os, resource, sys
 import torch
@@ -43,7 +44,7 @@ print(json.dumps({"faults": again, "grown": grown, "kept": os.environ["LRU_CACHE
 
 
 def watched(**environment: str) -> dict[str, int]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "LRU_", "ONEDNN_"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_READ)}
     done = subprocess.run(
         [sys.executable, "-c", _WATCHED], env=clean | environment, stdout=subprocess.PIPE, text=True, check=True
     )

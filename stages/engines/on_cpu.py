@@ -26,7 +26,8 @@ def prepare() -> None:
     """
     for name, capacity in _CACHES.items():
         os.environ.setdefault(name, capacity)
-    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+    told = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform == "linux" and not told:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none
             libc.mallopt(_TRIM_THRESHOLD, _NEVER)
