@@ -58,7 +58,8 @@ def row() -> Batch:
     ],
 )
 def test_flops_are_those_that_a_step_of_a_real_model_does(trained: set[str]) -> None:
-    """Exactly, once causal attention is counted in full, which is what unfused attention on the CPU computes."""
+    """Once causal attention is counted in full, which is what unfused attention on the CPU computes. Exactly, but that
+    older versions of transformers compute the rotary angles as a product."""
     model, batch = small(), row()
     freeze_all_but(model, dict.fromkeys(trained, 1.0))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -68,7 +69,7 @@ def test_flops_are_those_that_a_step_of_a_real_model_does(trained: set[str]) -> 
         ).loss.backward()  # fmt: skip
     work = work_of([batch])
     whole_squares = replace(work, squares=2 * work.squares)
-    assert model_flops(model.config, trained, whole_squares) == counter.get_total_flops()
+    assert model_flops(model.config, trained, whole_squares) == pytest.approx(counter.get_total_flops(), rel=2e-5)
 
 
 def test_work_counts_samples_and_nothing_that_only_fills() -> None:

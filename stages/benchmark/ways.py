@@ -126,7 +126,7 @@ class Padded(_Step):
         super().__init__(case)
         self.language = self.engine.model.language
         self.language.set_attn_implementation("sdpa")
-        self.language.activation_checkpointing_enable({"use_reentrant": False})
+        recompute(blocks(self.engine.model, "language"), 1)
         examples = case.examples()
         self.batches = [pad(examples[n : n + case.padded]) for n in range(0, len(examples), case.padded)]
 
