@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import multiprocessing
 import os
 import shlex
@@ -105,22 +104,21 @@ def test_stages_that_make_no_chain_are_refused(two_stages: Path) -> None:
         chain([ROOT / "configs" / "mixture"], [])
 
 
-def test_stages_run_in_order_past_what_is_done_until_one_fails(
-    two_stages: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_stages_run_in_order_past_what_is_done_until_one_fails(two_stages: Path) -> None:
     runs = two_stages / "runs"
     shutil.copytree(TINY, runs / "1" / "model")  # the first is done
     for number, data in ((3, "nowhere"), (4, "shards")):
         content = yaml.safe_load((two_stages / "a.yaml").read_text()) | {"name": str(number), "data": data}
         content |= {"start_from": str(runs / str(number - 1) / "model"), "run": str(runs / str(number))}
         (two_stages / f"{number}.yaml").write_text(yaml.safe_dump(content))
-    caplog.set_level(logging.INFO, "yivl")
-    assert launch.main([str(two_stages), "schedule=constant"]) == 1
+    command = [sys.executable, "-m", "stages.launch", str(two_stages), "schedule=constant"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
     assert steps(runs / "2") == [1, 2]
     assert yaml.safe_load((runs / "2" / "stage.yaml").read_text())["schedule"] == "constant"
-    told = [message for message in caplog.messages if " is done: " in message or "ended" in message]
-    assert told == [f"first is done: {runs / '1' / 'model'}", "3 ended with status 1"]
-    assert capfd.readouterr().err.count("error: ") == 1  # what can't succeed is not tried again
+    told = [line for line in ended.stderr.splitlines() if " is done: " in line or "ended" in line]
+    assert told == [f"first is done: {runs / '1' / 'model'}", "3 ended with status 1"], ended.stderr
+    assert ended.stderr.count("error: ") == 1  # what can't succeed is not tried again
     assert not (runs / "4").exists()
 
 

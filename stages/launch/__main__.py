@@ -33,13 +33,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from stages import train
 from stages.launch import slurm
 from stages.launch.chain import Link, chain
+from stages.launch.worker import STOPPED, work
 from yivl.settings import SettingsError
-
-STOPPED = 143
-"""Exit status of a run that was asked to stop and saved its state, as of `stages.train`."""
 
 log = logging.getLogger("yivl")
 
@@ -148,22 +145,6 @@ def _run(number: int, link: Link, overrides: Sequence[str], machines: Machines, 
     except SignalException as error:
         return 128 + error.sigval
     return int(max(statuses.values()))
-
-
-def work(arguments: Sequence[str], asked: ctypes.c_bool) -> int:
-    """What each process does. The status is returned: to torchrun only a crash is a failure that calls for a restart,
-    but not an error that was told, nor a stop.
-
-    Args:
-        arguments: of `stages.train`.
-        asked: True when nothing shall be begun any more.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's handler would end the process as if it had succeeded
-    status = STOPPED if asked.value else train.main(arguments)
-    launcher = multiprocessing.parent_process()
-    if launcher is not None and not launcher.is_alive():
-        sys.exit(status)  # torchrun's wrapper would wait for it forever
-    return status
 
 
 def listen() -> ctypes.c_bool:
