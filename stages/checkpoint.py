@@ -15,6 +15,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,31 @@ class Checkpoints:
         )
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are whole, on which all processes agree."""
-        for folder in reversed(self.ranks.gather(self._folders())[0]):
-            content, reason = _read(folder)
-            mine = sorted(content["files"])[self.ranks.rank :: self.ranks.count] if not reason else []
-            reason = next(filter(None, (_damage(folder / name, content["files"][name]) for name in mine)), reason)
+        """The newest checkpoint whose files are whole, on which all processes agree; None before the first.
+
+        Raises:
+            CheckpointError: there are some, and none is whole.
+            OSError: a file is there, but can't be read at present.
+            OtherProcessFailed: so it is on another process.
+        """
+        folders = self.ranks.gather(self._folders())[0]
+        for folder in reversed(folders):
+            content, reason = self.ranks.alike(partial(self._read_share, folder))
             if not (reasons := [one for one in self.ranks.gather(reason) if one]):
                 return Checkpoint(content["step"], content["facts"], Stored(folder / name for name in content["files"]))
             log.warning("%s is not used: %s", folder, reasons[0])
+        if folders:
+            raise CheckpointError(
+                f"no checkpoint in {self.path} is whole; restore one ({', '.join(one.name for one in folders)}), or "
+                f"delete {self.path}: the run then begins anew"
+            )
         return None
+
+    def _read_share(self, folder: Path) -> tuple[dict[str, Any], str]:
+        """A checkpoint's state.json, and what is wrong with it or with this process's share of the files."""
+        content, reason = _read(folder)
+        mine = sorted(content["files"])[self.ranks.rank :: self.ranks.count] if not reason else []
+        return content, next(filter(None, (_damage(folder / name, content["files"][name]) for name in mine)), reason)
 
     def remove_after(self, step: int) -> None:
         """Removes what lies after the step that a run goes on from: it is damaged."""
@@ -213,15 +230,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], str]:
         if not {"step", "facts", "files"} <= content.keys():
             raise ValueError("keys are missing")
         return content, ""
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         return {}, f"{_STATE}: {error}"
 
 
 def _damage(file: Path, expected: Mapping[str, int]) -> str:
     try:
         return "" if _digest(file) == expected else f"{file.name} is damaged"
-    except OSError as error:
-        return str(error)
+    except FileNotFoundError:
+        return f"{file.name} is missing"
 
 
 def _digest(file: Path) -> dict[str, int]:

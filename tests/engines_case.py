@@ -6,6 +6,7 @@ torchrun … tests/engines_case.py CASES OUT    CASES: a JSON list of `Case` fie
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +43,8 @@ class Case:
     frozen: bool = False
     layout: str = "packed"
     """packed; rows: one sample a row; uneven: the first process has most of them; text: it has those of text alone."""
+    bad: bool = False
+    """Before the first step there is one whose gradients, on the last process, are not numbers."""
     save: str = ""
     """Folder for a checkpoint after two steps, after which the run ends."""
     load: str = ""
@@ -103,6 +106,11 @@ def trained(case: Case, ranks: Ranks) -> tuple[list[list[float]], dict[str, torc
         assert checkpoint is not None
         engine.load_state(checkpoint.tensors)
         steps = range(checkpoint.step, STEPS)
+    if case.bad:
+        supervised = 1 if ranks.rank < ranks.count - 1 else float("nan")
+        engine.backward(batches(9, "rows", ranks), supervised)  # type: ignore[arg-type]
+        update = engine.step(1.0, math.isfinite)
+        assert not update.applied and not math.isfinite(update.norm)
     told = []
     for step in steps:
         mine = batches(step, case.layout, ranks)

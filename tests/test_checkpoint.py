@@ -67,6 +67,29 @@ def test_a_damaged_one_is_passed_over_and_made_anew(
     assert again is not None and again.step == 4
 
 
+def test_without_a_whole_one_nothing_begins_anew_unasked(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 2, 4)
+    for shard in tmp_path.glob("step-*/shard-*"):
+        shard.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; restore one \(step-000000002, step-0000"):
+        checkpoints.newest()
+    assert names(tmp_path) == ["step-000000002", "step-000000004"]
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 2, 4)
+    shard = next(tmp_path.glob("step-000000004/shard-*"))
+    content = shard.read_bytes()
+    shard.unlink()
+    shard.mkdir()  # reading it is an error of the file system, as a failing disk's or a lost mount's is
+    with pytest.raises(OSError, match="directory"):
+        checkpoints.newest()
+    shard.rmdir()
+    shard.write_bytes(content)
+    newest = checkpoints.newest()
+    assert newest is not None and newest.step == 4
+
+
 def test_a_full_disk_leaves_the_former_one(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

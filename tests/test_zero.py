@@ -25,7 +25,9 @@ CASES = {
     2: MATRIX
     + [Case(name=f"frozen{zero}", zero=zero, frozen=True) for zero in STAGES]
     + [Case(name=f"offload{zero}", zero=zero, offload=True) for zero in STAGES]
-    + [Case(name=f"bf16-{zero}", zero=zero, precision="bf16") for zero in STAGES],
+    + [Case(name=f"bf16-{zero}", zero=zero, precision="bf16") for zero in STAGES]
+    + [Case(name=f"bad{zero}", zero=zero, bad=True) for zero in (2, 3)]
+    + [Case(name=f"bad-bf16-offload{zero}", zero=zero, bad=True, precision="bf16", offload=True) for zero in STAGES],
     4: MATRIX,
 }
 
@@ -62,7 +64,7 @@ def reference(case: Case) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
 
 def plain(case: Case) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """What plain torch makes of a case in one process. It does not depend on the layout: `test_loss` has that."""
-    return reference(replace(case, name="", zero=0, offload=False, layout="packed"))
+    return reference(replace(case, name="", zero=0, offload=False, layout="packed", bad=False))
 
 
 @pytest.mark.parametrize("case", CASES[2], ids=lambda case: case.name)

@@ -61,14 +61,15 @@ class Ranks:
             found = action()
         except Exception as raised:
             error = raised
-        told = self.gather(str(error) if error else None)
+        told = self.gather(None if error is None else str(error) or type(error).__name__)
         if error:
             try:
                 raise error
             finally:
                 del error  # or it would hold this frame, which holds it, and with them what the action locked
-        if reason := next(filter(None, told), None):
-            raise OtherProcessFailed(f"process {told.index(reason)}: {reason}")
+        for rank, reason in enumerate(told):
+            if reason is not None:
+                raise OtherProcessFailed(f"process {rank}: {reason}")
         return found
 
     def by_first(self, action: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -55,7 +56,7 @@ class DeepSpeedEngine(Engine):
                 model=model, optimizer=self._adam, config=settings, dist_init_required=False
             )
         self._module = self._engine
-        self._third = stage.zero == 3
+        self._third, self._offload = stage.zero == 3, stage.offload
         begin_moments(self._adam, self._shares())
         if not self._third:
             self._zero._lazy_init_hp_params_optimizer_state()
@@ -89,6 +90,8 @@ class DeepSpeedEngine(Engine):
         self._adam.allowed = lambda: allowed(float(self._zero._global_grad_norm))
         self._engine.step()
         norm = float(self._zero._global_grad_norm)
+        if not math.isfinite(norm):
+            self._recover()
         return norm, allowed(norm)
 
     def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
@@ -116,8 +119,20 @@ class DeepSpeedEngine(Engine):
         self._zero._partition_all_parameters()
         for group in range(len(self._zero.fp16_groups)):
             self._zero._reassign_or_swap_out_partitioned_parameters(group)
-        if kept_whole := self._zero.persistent_parameters:
-            kept_whole[0].all_gather(kept_whole)
+        self._gather_small()
+
+    def _recover(self) -> None:
+        """After gradients that are not numbers, where DeepSpeed leaves its step half way: without the small weights
+        gathered, or with those gradients still there to be added to."""
+        if self._third:
+            self._gather_small()
+        elif self._offload:
+            self._zero.averaged_gradients = dict.fromkeys(self._zero.averaged_gradients)
+
+    def _gather_small(self) -> None:
+        """Weights too small to be shared, which every process keeps whole between steps."""
+        if small := self._zero.persistent_parameters:
+            small[0].all_gather(small)
 
     def _shares(self) -> list[Tensor]:
         """This process's trained weights in fp32, flat, as the optimiser sees them."""
