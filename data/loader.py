@@ -111,6 +111,10 @@ class _Opened:
     """Opened, and fetched from elsewhere, only when a sample is read."""
 
 
+_NAMED = 8
+"""Samples of a step that a report names."""
+
+
 class Samples(Dataset[Item]):
     """Loads single samples of an order; what a worker process runs.
 
@@ -157,6 +161,14 @@ class Samples(Dataset[Item]):
             raise
         except (ValueError, LookupError, TypeError, RecursionError) as error:  # what no format foresaw ends no run
             raise BadSample(f"{type(error).__name__}: {error}") from error
+
+    def name(self, place: Place) -> str:
+        """A sample's source and key; where its shard's index is not open, which would have to be read for the key, the
+        shard and which of its taken samples it is."""
+        source = self.order.manifest.sources[place.source]
+        if opened := self._opened.get((place.source, place.shard)):
+            return f"{source.name}/{opened.index.key(int(opened.taken[place.sample]))}"
+        return f"{source.name}/{source.shards[place.shard].path}, taken sample {place.sample}"
 
     def length(self, place: Place) -> int:
         """A sample's tokens: those of a row, otherwise an estimate from the index alone."""
@@ -236,6 +248,7 @@ class Loader:
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.rank, self.ranks, self.workers = rank, ranks, workers
         self._shares: dict[int, list[Task]] = {}  # of the steps in hand
+        self._named: dict[int, str] = {}  # the samples in them
         cache = samples.store.cache
         self._prefetcher = Prefetcher(cache) if cache else None
         self._samples = samples.order.epoch_samples * epochs
@@ -281,6 +294,7 @@ class Loader:
         def share(number: int) -> list[Task]:
             if number not in shares:
                 shares[number] = self.tasks(number)
+                self._named[number] = "; ".join(self.samples.name(place) for _, place in shares[number][:_NAMED])
             return shares[number]
 
         tasks = (task for number in range(start, self.total_steps) for task in share(number))
@@ -295,7 +309,7 @@ class Loader:
             for number in range(start, self.total_steps):
                 self._fetch_ahead(number)  # not before the workers were forked: it starts threads
                 yield self._step(number, [next(items) for _ in share(number)])
-                del shares[number]
+                del shares[number], self._named[number]
         finally:
             del items  # asks the workers to end; one that waits for a shard from elsewhere would not
             for process in workers:
@@ -312,12 +326,8 @@ class Loader:
 
     def describe(self, number: int) -> str:
         """Tells which samples this rank loads for a step in hand; reads nothing, so that another thread may ask."""
-        sources = self.samples.order.manifest.sources
-        named = [
-            f"{sources[place.source].name}/{sources[place.source].shards[place.shard].path} #{place.sample}"
-            for _, place in self._shares.get(number, [])
-        ]
-        return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+        more = len(self._shares.get(number, ())) - _NAMED
+        return self._named.get(number, "") + (f"; and {more} more" if more > 0 else "")
 
     def _fetch_ahead(self, number: int) -> None:
         if self._prefetcher is None:

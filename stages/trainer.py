@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from stages.stage import Stage
 from stages.watchdog import Watchdog
 from yivl.ranks import OtherProcessFailed, Ranks
 
+T = TypeVar("T")
 _GRACE = 100
 """Samples seen before the share of broken ones is judged."""
 _COLLECT_EVERY = 100
@@ -87,7 +88,8 @@ class Trainer:
         self.plateau = plateau
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
-        engine.on_phase = watchdog.phase
+        self._in_hand: Sequence[str] | Callable[[], str] = ()  # the step's samples, for the watchdog
+        engine.on_phase = self._phase
 
     def run(self, start: int, broken: int) -> None:
         """All steps from `start` on; `broken` samples were replaced before.
@@ -140,15 +142,14 @@ class Trainer:
 
     def _next(self, steps: Iterator[Step], number: int) -> Step:
         """The next step; raises on every process what loading it raised on one."""
-        self.watchdog.phase("loading", lambda: self.loader.describe(number))
+        self._in_hand = lambda: self.loader.describe(number)
+        self._phase("loading")
         step, error = None, None
         try:
             step = next(steps)
         except Exception as raised:
             error = raised
-        told = self.ranks.gather(
-            (error.broken if isinstance(error, BrokenSource) else None, str(error) if error else None)
-        )
+        told = self._gather((error.broken if isinstance(error, BrokenSource) else None, str(error) if error else None))
         if found := [broken for broken, _ in told if broken]:
             raise BrokenSource(found[0])
         if error:
@@ -158,15 +159,26 @@ class Trainer:
         assert step is not None
         return step
 
+    def _phase(self, name: str, keys: Sequence[str] = ()) -> None:
+        """Tells the watchdog what begins, and with which samples: these, or all of the step in hand."""
+        self.watchdog.phase(name, keys or self._in_hand)
+
+    def _gather(self, value: T) -> list[T]:
+        """As `Ranks.gather`, in a phase of its own: when one process hangs, a report must tell it from those that wait
+        for it."""
+        self._phase("waiting for the others")
+        return self.ranks.gather(value)
+
     def _train(self, step: Step, waited: float, begun: float) -> _Trained:
         """Forward, backward and optimiser."""
+        self._in_hand = [key for batch in step.batches for key in batch.keys]
         draw = np.random.SeedSequence((self.stage.seed, step.number, self.ranks.rank)).generate_state(1)[0]
         torch.manual_seed(int(draw))  # of an adapter's dropout: a resume draws what the step would have drawn
         sizes = self.ranks.gather((sum(batch.supervised for batch in step.batches), len(step.batches)))
         supervised, rows = sum(size for size, _ in sizes), max(count for _, count in sizes)
         padding = [empty(self.stage.resolution)] * (rows - len(step.batches))  # all make the same collective calls
         passed = self.engine.backward([*step.batches, *padding], supervised)
-        shares = self.ranks.gather(share_of(step, passed, waited, len(padding), self._asked_to_end))
+        shares = self._gather(share_of(step, passed, waited, len(padding), self._asked_to_end))
         loss = sum(share.loss for share in shares) / supervised
         factor = rate_factor(self.stage, step.number, self.loader.total_steps)
         update = self.engine.step(factor, lambda norm: not self.guard.objection(loss, norm))
