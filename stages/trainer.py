@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import NamedTuple, TypeVar
 
@@ -88,8 +89,7 @@ class Trainer:
         self.plateau = plateau
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
-        self._in_hand: Sequence[str] | Callable[[], str] = ()  # the step's samples, for the watchdog
-        engine.on_phase = self._phase
+        engine.on_phase = watchdog.phase
 
     def run(self, start: int, broken: int) -> None:
         """All steps from `start` on; `broken` samples were replaced before.
@@ -142,8 +142,8 @@ class Trainer:
 
     def _next(self, steps: Iterator[Step], number: int) -> Step:
         """The next step; raises on every process what loading it raised on one."""
-        self._in_hand = lambda: self.loader.describe(number)
-        self._phase("loading")
+        self.watchdog.in_hand = partial(self.loader.describe, number)
+        self.watchdog.phase("loading")
         step, error = None, None
         try:
             step = next(steps)
@@ -159,19 +159,15 @@ class Trainer:
         assert step is not None
         return step
 
-    def _phase(self, name: str, keys: Sequence[str] = ()) -> None:
-        """Tells the watchdog what begins, and with which samples: these, or all of the step in hand."""
-        self.watchdog.phase(name, keys or self._in_hand)
-
     def _gather(self, value: T) -> list[T]:
         """As `Ranks.gather`, in a phase of its own: when one process hangs, a report must tell it from those that wait
         for it."""
-        self._phase("waiting for the others")
+        self.watchdog.phase("waiting for the others")
         return self.ranks.gather(value)
 
     def _train(self, step: Step, waited: float, begun: float) -> _Trained:
         """Forward, backward and optimiser."""
-        self._in_hand = [key for batch in step.batches for key in batch.keys]
+        self.watchdog.in_hand = [key for batch in step.batches for key in batch.keys]
         draw = np.random.SeedSequence((self.stage.seed, step.number, self.ranks.rank)).generate_state(1)[0]
         torch.manual_seed(int(draw))  # of an adapter's dropout: a resume draws what the step would have drawn
         sizes = self.ranks.gather((sum(batch.supervised for batch in step.batches), len(step.batches)))
@@ -183,6 +179,7 @@ class Trainer:
         factor = rate_factor(self.stage, step.number, self.loader.total_steps)
         update = self.engine.step(factor, lambda norm: not self.guard.objection(loss, norm))
         lost = sorted((one for share in shares for one in share.broken), key=lambda one: one.position)
+        self.watchdog.in_hand = ()
         seconds = time.perf_counter() - begun
         objection = self.guard.objection(loss, update.norm)
         keys = _to_blame(shares)

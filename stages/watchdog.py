@@ -42,6 +42,8 @@ class Watchdog:
         self._limit = limit
         self._report = report
         self._store = _store(ranks)
+        self.in_hand: Callable[[], str] | Sequence[str] = ()
+        """Samples of the step in hand, for phases that name none."""
         self._now = _Phase("starting", ())
 
     def phase(self, name: str, samples: Callable[[], str] | Sequence[str] = ()) -> None:
@@ -51,7 +53,7 @@ class Watchdog:
             name: tells it.
             samples: keys of those in hand, or what describes them when it is needed.
         """
-        self._now = _Phase(name, samples)
+        self._now = _Phase(name, samples or self.in_hand)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

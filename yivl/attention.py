@@ -88,5 +88,8 @@ def _one_by_one(query: Tensor, key: Tensor, value: Tensor, bounds: tuple[int, ..
     return torch.cat(pieces, dim=1)
 
 
+# From Hopper on torch prefers cuDNN's attention, which builds and keeps a plan for every shape; packed rows and answers
+# that grow hardly have one twice
+torch.backends.cuda.enable_cudnn_sdp(False)
 AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)

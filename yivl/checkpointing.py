@@ -40,6 +40,11 @@ def recompute(blocks: Sequence[nn.Module], every: int) -> None:
             block.forward = partial(_forward, block)
 
 
+def any_recomputed(model: nn.Module) -> bool:
+    """Whether `recompute` chose some of its blocks."""
+    return any("forward" in vars(module) for module in model.modules())
+
+
 def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = partial(type(block).forward, block)
     if block.training and torch.is_grad_enabled():

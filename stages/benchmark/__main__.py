@@ -14,7 +14,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,13 +24,12 @@ import torch
 
 from data.measured import aligned, machine
 from data.packing import pack
-from stages.benchmark.case import SHAPES, Case
+from stages.benchmark.case import PRECISIONS, SHAPES, Case
 from stages.benchmark.head import HeadLine, head_lines, head_rows
 from stages.benchmark.ways import WAYS, running
-from stages.planning.flops import Work, model_flops, work_of
+from stages.planning.flops import Work, model_flops, peak_tflops, work_of
 
 _STAGES = (1, 2, 3)
-_PRECISIONS = ("fp32", "bf16")
 _GIB = 2**30
 
 
@@ -62,6 +61,8 @@ class Line:
     """Of matrix products on this machine."""
     share: float
     """Of that rate that our step reaches."""
+    mfu: float | None
+    """Of the device's peak on its data sheet; None on a CPU."""
 
 
 def measure(case: Case, steps: int) -> Line:
@@ -84,6 +85,7 @@ def _line(case: Case, *, product: float, seconds: dict[str, float], peaks: dict[
     examples = case.examples()
     work = work_of([pack(examples)])
     flops = model_flops(case.config(), case.settings().learning_rate, work)
+    peak = peak_tflops(case.settings(), case.device)
     return Line(
         case=case,
         samples=len(examples),
@@ -98,6 +100,7 @@ def _line(case: Case, *, product: float, seconds: dict[str, float], peaks: dict[
         tera_flops_per_second=flops / seconds["packed"] / 1e12,
         product_tera_flops_per_second=product / 1e12,
         share=flops / seconds["packed"] / product,
+        mfu=flops / seconds["packed"] / 1e12 / peak if peak else None,
     )
 
 
@@ -113,8 +116,9 @@ def _measured(cases: Sequence[Case], steps: int) -> Iterator[Line]:
 def step_rows(lines: Sequence[Line]) -> list[list[str]]:
     """The lines as a table's cells: ours first, then the other way's in brackets."""
     rows = [
-        ["stage", "", "samples/s", "ratio", "tokens/s", "peak GiB", "ratio", "TFLOP", "TFLOP/s", "products", "share"]
-    ]
+        ["stage", "", "samples/s", "ratio", "tokens/s", "peak GiB", "ratio", "TFLOP", "TFLOP/s", "products", "share",
+         "MFU"]
+    ]  # fmt: skip
     for line in lines:
         rate, tokens, peak = line.samples_per_second, line.tokens_per_second, line.peak_bytes
         rows.append([
@@ -123,7 +127,7 @@ def step_rows(lines: Sequence[Line]) -> list[list[str]]:
             f"{tokens['packed']:.0f} ({tokens['padded']:.0f})",
             f"{peak['packed'] / _GIB:.2f} ({peak['padded'] / _GIB:.2f})", f"{line.times_the_memory:.2f}",
             f"{line.tera_flops:.2f}", f"{line.tera_flops_per_second:.3f}", f"{line.product_tera_flops_per_second:.3f}",
-            f"{line.share:.0%}",
+            f"{line.share:.0%}", "-" if line.mfu is None else f"{line.mfu:.1%}",
         ])  # fmt: skip
     return rows
 
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stages.benchmark", description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers as well")
     parser.add_argument("--stage", type=int, nargs="+", choices=_STAGES, default=_STAGES)
-    parser.add_argument("--precision", nargs="+", choices=_PRECISIONS, default=_PRECISIONS)
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="by default both, of yi-6b bf16")
     parser.add_argument("--shapes", choices=SHAPES, default="desk", help="of the model; yi-6b needs a GPU")
     parser.add_argument("--steps", type=int, default=2, help="of each way, of which the median counts")
     parser.add_argument("--head", action="store_true", help="measure the loss head by itself instead")
@@ -144,17 +148,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     on = machine(("torch", "transformers"))
     print(", ".join(f"{name} {value}" for name, value in on.items()), end="\n\n")
-    lines: list[Line] | list[HeadLine]
     if options.head:
-        lines = head_lines()
-        print(aligned(head_rows(lines)))
-    else:
-        cases = [Case(shapes=options.shapes, stage=n, precision=p) for n in options.stage for p in options.precision]
-        lines = list(_measured(cases, options.steps))
+        rows = head_lines()
+        print(aligned(head_rows(rows)))
+        _write(options.json, on, rows)
+        return 0
+    precisions = options.precision or SHAPES[options.shapes].precisions
+    cases = [Case(shapes=options.shapes, stage=n, precision=p) for n in options.stage for p in precisions]
+    lines: list[Line] = []
+    try:
+        for line in _measured(cases, options.steps):
+            lines.append(line)
+            _write(options.json, on, lines)
+    finally:  # a case may not fit into the memory: what was measured before is told
         print(aligned(step_rows(lines)))
-    if options.json:
-        options.json.write_text(json.dumps({"machine": on, "lines": list(map(asdict, lines))}, indent=2) + "\n")
     return 0
+
+
+def _write(file: Path | None, on: Mapping[str, object], lines: Sequence[Line] | Sequence[HeadLine]) -> None:
+    if file:
+        file.write_text(json.dumps({"machine": on, "lines": list(map(asdict, lines))}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from yivl.model import YiVLForConditionalGeneration
 from yivl.ranks import Ranks
 from yivl.settings import read
 
+PRECISIONS = ("fp32", "bf16")
 _CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -49,6 +50,10 @@ class _Shapes:
     config: Callable[[], YiVLConfig]
     overrides: tuple[str, ...]
     """Of the stage files."""
+    tokens: dict[int, int]
+    """Of a row of ours, by stage."""
+    precisions: tuple[str, ...]
+    """What they are measured in, unless asked otherwise."""
     sides: dict[int, int]
     """Of the images, in pixels, by stage."""
     padded: dict[int, int]
@@ -74,7 +79,9 @@ def _toy() -> YiVLConfig:
 SHAPES = {
     "desk": _Shapes(
         config=_desk,
-        overrides=("global_batch=32", "tokens_per_micro_batch=2600"),
+        overrides=("global_batch=32",),
+        tokens={1: 2600, 2: 2600, 3: 2600},
+        precisions=PRECISIONS,
         sides={1: 224, 2: 448, 3: 224},
         padded={1: 4, 2: 4, 3: 4},
         recomputed={1: {}, 2: {}, 3: {}},
@@ -82,13 +89,17 @@ SHAPES = {
     "yi-6b": _Shapes(
         config=lambda: read(ModelSource, _CONFIGS / "model" / "yi-vl-6b.yaml").config(),
         overrides=("global_batch=128",),
+        tokens={1: 8192, 2: 8192, 3: 4096},
+        precisions=("bf16",),  # in fp32 its weights alone leave no room
         sides={1: 224, 2: 448, 3: 448},
         padded={1: 32, 2: 8, 3: 4},
-        recomputed={1: {}, 2: {}, 3: {"language": 1}},  # beside 107 GB of weights, gradients and moments
+        recomputed={1: {}, 2: {}, 3: {"language": 2}},  # beside 107 GB of weights, gradients and moments
     ),
     "toy": _Shapes(
         config=_toy,
-        overrides=("global_batch=6", "tokens_per_micro_batch=2600"),
+        overrides=("global_batch=6",),
+        tokens={1: 2600, 2: 2600, 3: 2600},
+        precisions=PRECISIONS,
         sides={1: 28, 2: 56, 3: 28},
         padded={1: 2, 2: 2, 3: 2},
         recomputed={1: {}, 2: {}, 3: {}},
@@ -125,7 +136,10 @@ class Case:
     def settings(self) -> Stage:
         """The stage file, adapted to the shapes."""
         shapes = SHAPES[self.shapes]
-        overrides = [*shapes.overrides, f"resolution={shapes.sides[self.stage]}", f"precision={self.precision}"]
+        overrides = [
+            *shapes.overrides, f"tokens_per_micro_batch={shapes.tokens[self.stage]}",
+            f"resolution={shapes.sides[self.stage]}", f"precision={self.precision}",
+        ]  # fmt: skip
         return read(Stage, _CONFIGS / "yi-vl-6b" / f"stage{self.stage}.yaml", overrides)
 
     def config(self) -> YiVLConfig:

@@ -66,8 +66,8 @@ class _Step(ABC):
         self.engine = PlainEngine(model, settings, Ranks())
 
     def warm_up(self) -> None:
-        """A step over one micro-batch."""
-        self._step(1)
+        """A step over one micro-batch; on a GPU over all, since each length has kernels and memory of its own."""
+        self._step(1 if self.engine.device.type == "cpu" else self.micro_batches)
 
     def measure(self) -> float:
         """Seconds of a step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def on_device(batches: Sequence[Batch], device: torch.device, clock: Clock) -> I
                 pass
             yield batch
         return
-    aside = torch.cuda.Stream(device)
+    aside = _aside(device)
     ahead: tuple[Batch, torch.cuda.Event] | None = None
     for following in [*batches, None]:
         ready = ahead
@@ -33,6 +34,12 @@ def on_device(batches: Sequence[Batch], device: torch.device, clock: Clock) -> I
             for tensor in (ready[0].input_ids, ready[0].labels, ready[0].position_ids, ready[0].pixels):
                 tensor.record_stream(torch.cuda.current_stream(device))  # or its memory would be given away too early
             yield ready[0]
+
+
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies. One for all steps, since the allocator keeps memory for each."""
+    return torch.cuda.Stream(device)
 
 
 def _copied(batch: Batch, device: torch.device) -> Batch:

@@ -16,6 +16,7 @@ from data.packing import Batch
 from stages.engines.engine import KINDS, WEIGHT, Engine, Passed
 from stages.parts import cast, cast_all, parameter_groups
 from stages.stage import Stage
+from yivl.checkpointing import any_recomputed
 from yivl.model import YiVLForConditionalGeneration
 from yivl.ranks import Ranks
 
@@ -36,7 +37,8 @@ class PlainEngine(Engine):
         begin_moments(self.optimizer, self.trained.values())
 
     def backward(self, batches: Sequence[Batch], supervised: int) -> Passed:
-        """See `Engine.backward`. Autocast keeps its bf16 copies of the weights from one micro-batch to the next."""
+        """See `Engine.backward`. Autocast keeps its bf16 copies of the weights from one micro-batch to the next, unless
+        `_precision` says otherwise."""
         torch.autocast_increment_nesting()
         try:
             return super().backward(batches, supervised)
@@ -51,7 +53,11 @@ class PlainEngine(Engine):
         return self.model
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        # blocks that run again on autograd's own thread, a GPU's, clear the kept copies each time: dead weight
+        keep = self.device.type == "cpu" or not any_recomputed(self.model)
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16, cache_enabled=keep
+        )
 
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
