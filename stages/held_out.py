@@ -29,7 +29,7 @@ from data.packing import empty, micro_batches, spread
 from data.rows import Row
 from data.store import Store
 from stages.engines.engine import Engine
-from stages.recorder import Answer
+from stages.record import Answer
 from stages.stage import Stage
 from yivl import prompt
 from yivl.encoder import Encoder, Example

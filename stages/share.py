@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data.loader import Broken, Step
 from stages.engines.engine import Engine, Passed, Update
 from stages.planning.flops import Work, model_flops, peak_tflops, work_of
-from stages.recorder import Record
+from stages.record import Record
 from stages.stage import Stage
 
 

@@ -39,7 +39,8 @@ from stages.guard import BadStep, Guard
 from stages.held_out import HeldOut
 from stages.planning.memory import chosen_checkpointing
 from stages.planning.plan import plan
-from stages.recorder import Recorder, Silent
+from stages.record import Silent
+from stages.recorder import Recorder
 from stages.run_folder import RunFolder
 from stages.stage import Stage
 from stages.trainer import Interrupted, TooManyBroken, Trainer

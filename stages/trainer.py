@@ -23,7 +23,8 @@ from stages.examiner import Examiner
 from stages.growth import Plateau
 from stages.guard import Guard
 from stages.held_out import HeldOut
-from stages.recorder import Recorder, Silent
+from stages.record import Silent
+from stages.recorder import Recorder
 from stages.schedule import rate_factor, warmup_steps
 from stages.share import Share, record, share_of
 from stages.stage import Stage

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stages.recorder import Record
+from stages.record import Record
 from stages.stage import Stage
 
 

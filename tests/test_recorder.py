@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import struct
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,7 +22,8 @@ from run_case import record, stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.loader import Broken
-from stages.recorder import Answer, Recorder, Silent, scalars
+from stages.record import Answer, Silent, scalars
+from stages.recorder import Recorder
 from stages.run_folder import RunFolder
 from yivl.settings import SettingsError, plain
 
@@ -147,19 +151,45 @@ def test_tensorboard_drops_what_a_resume_does_again(folder: RunFolder) -> None:
     assert [line["step"] for line in lines(folder.path / "starts.jsonl")] == [0, 3]
 
 
-def test_terminal_shows_rates_the_wait_for_data_and_what_of_the_peak_is_used(
+def test_a_log_file_gets_lines_of_figures_and_of_what_happens(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Recorder(folder, stage(folder.path), 0, 9) as recorder:
         recorder.record(record(1, loss=2.34567))
-    said = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    for text in ("stage3", "1/9", "loss 2.3457", "rate 2.00e-05", "8.0 samples/s", "6.0 images/s", "2,500 tokens/s",
-                 "data 6%", "MFU 41.5%"):  # fmt: skip
-        assert text in said
-    with Recorder(folder, stage(folder.path), 1, 9) as recorder:
-        recorder.record(record(2, mfu=None))
-    said = capsys.readouterr().err
-    assert "2/9" in said and "MFU" not in said
+        recorder.quarantine(1, [BROKEN, BROKEN])
+        recorder.record(record(2))  # too soon for another line
+        recorder.skipped(3, "the loss is nan", ["chats/k1", "new/k2"])
+        recorder.held_out(3, {"chats": 1.75, "new": 3.5}, {"chats": 40, "new": 2})
+        recorder.answers(3, [answer("two\ncats")])
+        recorder.benchmark(3, "mmmu", {"accuracy": 0.25})
+        recorder.record(record(9, mfu=None))
+    first, *told, last = capsys.readouterr().err.splitlines()
+    for text in ("stage3, step 1 of 9: ", "loss 2.3457", "rate 2.00e-05", "8.0 samples/s", "6.0 images/s",
+                 "2,500 tokens/s", "data 6%", "copy 3%", "forward 25%", "backward 50%", "optimizer 12%", "MFU 41.5%",
+                 "padding 1.1%", "loss of captions 2.5000, chats 1.5000"):  # fmt: skip
+        assert text in first
+    assert told == [
+        "step 1: 2 unusable samples were replaced; the first is chats/k 猫: not a readable image",
+        "step 3 was left out: the loss is nan; chats/k1, new/k2",
+        "after step 3, loss of held-out samples: chats 1.7500, new 3.5000",
+        "  chats/k1: 多少？ -> two cats (right: two)",
+        "after step 3, mmmu: accuracy 0.2500",
+    ]
+    assert "step 9 of 9" in last and "MFU" not in last
+
+
+def test_a_terminal_gets_a_bar_as_well(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        with Recorder(folder, stage(folder.path), 0, 9) as recorder:
+            for step in (1, 2):
+                recorder.record(record(step))
+        said = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said.count("step 1 of 9") == 1 and "step 2 of 9" not in said
+    assert "2/9" in said
 
 
 def test_weights_and_biases_gets_the_same_and_a_resume_goes_on_there(

@@ -21,7 +21,8 @@ from run_case import record, stage
 
 from data.loader import Broken
 from data.mixture import Chosen, Manifest
-from stages.recorder import Answer, Recorder
+from stages.record import Answer
+from stages.recorder import Recorder
 from stages.report.__main__ import main
 from stages.report.chart import MOST_POINTS
 from stages.run_folder import RunFolder

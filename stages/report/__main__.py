@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from data.mixture import counts
-from stages.recorder import PHASES
+from stages.record import PHASES
 from stages.report import chart
 from stages.report.chart import Curve, Point, curves, layers, smoothed
 from stages.report.log import Line, RunLog, read_run

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from data.mixture import Manifest, load_manifest
-from stages.recorder import scalars
+from stages.record import scalars
 from stages.report.chart import Point
 from stages.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ class RunLog:
     manifest: Manifest | None
     steps: Sequence[Line]
     figures: Mapping[str, Sequence[Point]]
-    """By name, as `stages.recorder.scalars` gives them."""
+    """By name, as `stages.record.scalars` gives them."""
     held_out: Mapping[str, Sequence[Point]]
     """Loss of each source."""
     benchmarks: Mapping[str, Mapping[str, Sequence[Point]]]
