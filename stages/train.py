@@ -168,7 +168,9 @@ def _recompute(model: YiVLForConditionalGeneration, stage: Stage, ranks: Ranks) 
     is computed again also gathers its weights again under ZeRO 3."""
     mine = ranks.alike(lambda: chosen_checkpointing(stage, model.config, ranks.count, ranks.device))
     chosen = ranks.gather(mine)[0]
-    for part, every in chosen.items():
+    if chosen.warning and ranks.first:
+        log.warning("%s", chosen.warning)
+    for part, every in chosen.every.items():
         recompute(blocks(model, part), every)
         if every:
             log.info("checkpointing: of the %s part every block of %d is recomputed", part, every)

@@ -140,14 +140,14 @@ def test_a_part_that_the_stage_names_stays_as_it_says(tmp_path: Path) -> None:
 def test_a_run_recomputes_when_its_device_is_small(tmp_path: Path) -> None:
     device = torch.device("cpu")
     roomy, config = full_size("6b", 1, "device_gib=100", f"data={tmp_path}")
-    assert chosen_checkpointing(roomy, config, 1, device) == {"vision": 0, "language": 0}
+    assert chosen_checkpointing(roomy, config, 1, device) == ({"vision": 0, "language": 0}, "")
     tight = replace(roomy, device_gib=50.0)
     assert device_bytes(tight, device) == 50 * GIB
-    assert chosen_checkpointing(tight, config, 1, device)["language"] > 0
-    assert chosen_checkpointing(replace(tight, checkpointing={"vision": 0, "language": 0}), config, 1, device) == {
-        "vision": 0,
-        "language": 0,
-    }
+    assert chosen_checkpointing(tight, config, 1, device).every["language"] > 0
+    none = {"vision": 0, "language": 0}
+    assert chosen_checkpointing(replace(tight, checkpointing=none), config, 1, device).every == none
+    small = chosen_checkpointing(replace(roomy, device_gib=10.0), config, 1, device)
+    assert small.every == {"vision": 1, "language": 1} and "hardly fit: a process needs" in small.warning
 
 
 def test_a_full_row_is_no_longer_than_what_a_process_has() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_a_stage_that_fits_says_with_how_much_room() -> None:
 
 def test_every_remedy_is_one() -> None:
     """34B in stage 3 needs 600 GB where nothing is shared."""
-    found = planned("34b", 3, ranks=8, device="h200")
+    found = planned("34b", 3, "zero=0", ranks=8, device="h200")
     assert "does not fit" in str(found) and found.fit.memory.total > 500 * 2**30
     assert found.fit.every == {"vision": 1, "language": 1}
     assert [one.split(":")[0] for one in found.fit.remedies] == ["zero", "zero"]
@@ -58,7 +59,17 @@ def test_every_remedy_is_one() -> None:
         assert not planned("34b", 3, *changes, ranks=8, device="h200").fit.remedies
     assert "zero: 3" in found.fit.remedies
     hopeless = planned("34b", 3, device="24")
-    assert not hopeless.fit.remedies and "whatever is changed" in str(hopeless)
+    assert not hopeless.fit.remedies and "does not fit, nor with zero: 3, offload: true" in str(hopeless)
+
+
+def test_where_no_single_change_helps_several_together_are_named() -> None:
+    [remedy] = planned("34b", 3, ranks=8, device="24").fit.remedies
+    found = re.fullmatch(r"zero: 3 with offload: true and tokens_per_micro_batch: (\d+)", remedy)
+    assert found
+    changed = planned("34b", 3, "offload=true", f"tokens_per_micro_batch={found[1]}", ranks=8, device="24")
+    assert not changed.fit.remedies and "24.00: fits" in str(changed)
+    assert "planned for 8 processes, zero: 3, offload, on GPUs of 24 GiB\n" in str(changed)
+    assert changed.fit.offloaded == 16 * sum(part.parameters for part in changed.parts if part.rate) // 8
 
 
 def test_shorter_rows_and_free_checkpointing_are_remedies() -> None:

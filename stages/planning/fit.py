@@ -36,6 +36,8 @@ class Fit:
     memory: Memory
     room: int
     """Bytes of its device."""
+    offloaded: int
+    """Bytes on the machine."""
     every: dict[str, int]
     """Of each part every k-th block is recomputed."""
     tokens: int
@@ -50,6 +52,8 @@ class Fit:
         lines = [f"{'memory of a process':42} {'GiB':>8}"]
         lines += [f"{_LABELS[field.name]:42} {_gib(getattr(self.memory, field.name)):>8}" for field in fields(Memory)]
         lines.append(f"{'together':42} {_gib(self.memory.total):>8}  of {_gib(self.room)}: {self._verdict}")
+        if self.offloaded:
+            lines.append(f"{'on the machine, by offload':42} {_gib(self.offloaded):>8}  for each process")
         lines.append(f"{'tokens of a full micro-batch':42} {self.tokens:>8,}  with {self.images:,} images")
         if self.most_tokens:
             lines.append(f"{'tokens_per_micro_batch that would fit':42} {self.most_tokens:>8,}")
@@ -61,7 +65,10 @@ class Fit:
         if self.memory.fits(self.room):
             return "fits"
         if not self.remedies:
-            return "does not fit, whatever is changed; it needs more processes or larger ones"
+            return (
+                "does not fit, nor with zero: 3, offload: true, all blocks recomputed and the shortest rows; it needs "
+                "more processes or larger ones"
+            )
         return f"does not fit. Any of these would: {'; '.join(self.remedies)}"
 
 
@@ -90,11 +97,12 @@ def fit(stage: Stage, config: YiVLConfig, ranks: int, device: torch.device, leng
     return Fit(
         memory=memory,
         room=room,
+        offloaded=now.offloaded,
         every=every,
         tokens=now.row.tokens,
         images=now.row.images,
         most_tokens=_most_tokens(stage, estimate, every, room) if as_it_is else 0,
-        remedies=() if as_it_is else tuple(_first(_changes(stage), remedied)),
+        remedies=() if as_it_is else tuple(_first(_changes(stage), remedied) or _first(_all_at_once(stage), remedied)),
     )
 
 
@@ -116,19 +124,34 @@ def _changes(stage: Stage) -> Iterator[list[tuple[str, Stage]]]:
         yield [("checkpointing left out", free)]
     higher = [replace(free, zero=zero) for zero in (1, 2, 3) if zero > stage.zero]
     yield [(f"zero: {one.zero}", one) for one in higher]
-    least = stage.max_length if stage.batch_tokens else 0  # a row is not divided
-    shorter = [size for size in reversed(_ROWS) if least <= size < stage.tokens_per_micro_batch]
-    yield [(f"tokens_per_micro_batch: {size}", replace(free, tokens_per_micro_batch=size)) for size in shorter]
+    yield [(f"tokens_per_micro_batch: {one.tokens_per_micro_batch}", one) for one in _shorter(free)]
     kept = [] if stage.offload or not stage.zero else [free]
     yield [(f"zero: {one.zero} with offload: true", replace(one, offload=True)) for one in [*kept, *higher]]
 
 
-def _first(ways: Iterable[list[tuple[str, Stage]]], good: Callable[[Stage], bool]) -> Iterator[str]:
+def _all_at_once(stage: Stage) -> Iterator[list[tuple[str, Stage]]]:
+    """For a stage that no single change helps: these together, first without `offload`."""
+    for offload in (False, True):
+        shared = replace(stage, checkpointing={}, zero=3, offload=offload)
+        told = "zero: 3 with offload: true" if offload else "zero: 3"
+        yield [(f"{told} and tokens_per_micro_batch: {one.tokens_per_micro_batch}", one) for one in _shorter(shared)]
+
+
+def _shorter(stage: Stage) -> list[Stage]:
+    """With shorter and shorter rows."""
+    least = stage.max_length if stage.batch_tokens else 0  # a row is not divided
+    sizes = [size for size in reversed(_ROWS) if least <= size < stage.tokens_per_micro_batch]
+    return [replace(stage, tokens_per_micro_batch=size) for size in sizes]
+
+
+def _first(ways: Iterable[list[tuple[str, Stage]]], good: Callable[[Stage], bool]) -> list[str]:
     """Of each way the mildest change that is good, where stronger ones are good as well."""
+    found = []
     for way in ways:
         place = bisect_left(way, True, key=lambda change: good(change[1]))
         if place < len(way):
-            yield way[place][0]
+            found.append(way[place][0])
+    return found
 
 
 def _share(every: int) -> str:

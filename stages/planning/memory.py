@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -86,7 +87,11 @@ class Estimate:
         self.row = full_row(stage, config, ranks, lengths)
         self._micro_batch = MicroBatch(stage, config, self.row)
         self._waste = _WASTE[device]
-        self._resident = _resident(stage, on_meta(config, stage.learning_rate, stage.adapter), ranks, device)
+        model = on_meta(config, stage.learning_rate, stage.adapter)
+        self._resident = _resident(stage, model, ranks, device)
+        trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
+        self.offloaded = 16 * trained // ranks if stage.offload and device != "cpu" else 0
+        """Bytes on the machine: fp32 weights, gradients and moments."""
         self._resident |= {"batch": _batch(stage, self.row, ranks, device, lengths), "libraries": _CONSTANT[device]}
 
     def memory(self, every: Mapping[str, int]) -> Memory:
@@ -124,7 +129,16 @@ class Estimate:
         return next(every for every in ways if self.fits(every, room))
 
 
-def chosen_checkpointing(stage: Stage, config: YiVLConfig, ranks: int, device: torch.device) -> dict[str, int]:
+class Chosen(NamedTuple):
+    """What a run recomputes, and whether that will do."""
+
+    every: dict[str, int]
+    """By part, as in `Stage.checkpointing`."""
+    warning: str = ""
+    """That it will hardly fit into memory."""
+
+
+def chosen_checkpointing(stage: Stage, config: YiVLConfig, ranks: int, device: torch.device) -> Chosen:
     """For the vision and the language part, which of their blocks a run should recompute: see `Estimate.checkpointing`.
 
     Args:
@@ -134,9 +148,17 @@ def chosen_checkpointing(stage: Stage, config: YiVLConfig, ranks: int, device: t
         device: of this process.
     """
     if set(stage.checkpointing) == set(BLOCKS):
-        return dict(stage.checkpointing)
+        return Chosen(dict(stage.checkpointing))
     lengths = mean_lengths(planned_sources(read(Mixture, stage.mixture), Store(Path(stage.data))))
-    return Estimate(stage, config, ranks, device.type, lengths).checkpointing(device_bytes(stage, device))
+    estimate, room = Estimate(stage, config, ranks, device.type, lengths), device_bytes(stage, device)
+    every = estimate.checkpointing(room)
+    if (needed := estimate.memory(every)).fits(room):
+        return Chosen(every)
+    return Chosen(
+        every,
+        f"this will hardly fit: a process needs {needed.total / 2**30:.1f} GiB by the estimate, and has "
+        f"{room / 2**30:.1f}, of which {USABLE:.0%} should be filled. --plan tells what to change",
+    )
 
 
 def device_bytes(stage: Stage, device: torch.device) -> int:

@@ -32,6 +32,8 @@ class Plan:
     sources: tuple[PlannedSource, ...]
     parts: tuple[Part, ...]
     patches: int
+    where: str
+    """The processes and devices that it is planned for."""
     fit: Fit
     pace: Pace
 
@@ -66,7 +68,7 @@ class Plan:
             f"{'optimiser steps':32} {self.steps:>12,}  ({rest:,} samples of the last epoch fill no step)",
             f"{'of these warm-up':32} {warmup_steps(stage, self.steps):>12,}",
         ]
-        return "\n".join([*lines, "", str(self.fit), "", str(self.pace)])
+        return "\n".join([*lines, "", f"planned for {self.where}", str(self.fit), "", str(self.pace)])
 
 
 def plan(
@@ -107,6 +109,7 @@ def plan(
         sources=sources,
         parts=tuple(freeze_all_but(on_meta(config, stage.learning_rate, stage.adapter), stage.learning_rate)),
         patches=config.patches,
+        where=_where(stage, ranks, device),
         fit=fit(stage, config, ranks, where, lengths),
         pace=pace(stage, config, lengths, steps=steps, ranks=ranks, peak=peak, mfu=mfu),
     )
@@ -120,6 +123,14 @@ def _batch(stage: Stage) -> str:
     if stage.growth:
         told += f", growing up to {stage.growth.ceiling:,} while steps become fewer"
     return f"{told})"
+
+
+def _where(stage: Stage, ranks: int, device: str) -> str:
+    processes = "1 process" if ranks == 1 else f"{ranks:,} processes"
+    here = "this machine's GPU" if Ranks().device.type == "cuda" else "this machine's CPU and RAM"
+    there = f"{device.upper()}s" if device.lower() in DEVICES else f"GPUs of {device} GiB"
+    on = there if device else f"{here}; --ranks and --device plan for others"
+    return f"{processes}, zero: {stage.zero}{', offload' if stage.offload else ''}, on {on}"
 
 
 def _on(stage: Stage, device: str) -> tuple[Stage, torch.device, float | None]:
