@@ -44,9 +44,9 @@ from yivl.settings import SettingsError, plain
 from yivl.weights import stored_weights, sync
 
 _FREE = (
-    "run", "data", "cache", "cache_gib", "workers", "save_every", "broken_limit", "zero", "offload", "checkpointing",
-    "device_gib", "skip_limit", "hang_minutes", "held_out", "held_out_samples", "held_out_every", "answers", "wandb",
-    "peak_tflops", "benchmarks", "benchmarks_every",
+    "run", "data", "cache", "cache_gib", "workers", "save_every", "save_minutes", "broken_limit", "zero", "offload",
+    "checkpointing", "device_gib", "skip_limit", "hang_minutes", "held_out", "held_out_samples", "held_out_every",
+    "answers", "wandb", "peak_tflops", "benchmarks", "benchmarks_every",
 )  # fmt: skip
 """Settings that change nothing of what is computed but rounding, and may differ on a resume."""
 

@@ -36,6 +36,8 @@ class Share:
     """Of `data`, `copy`, `forward` and `backward`."""
     asked: bool
     """It was asked to end."""
+    late: bool
+    """By its clock a checkpoint is due."""
 
     @property
     def loss(self) -> float:
@@ -43,7 +45,7 @@ class Share:
         return math.fsum(self.source_losses.values())
 
 
-def share_of(step: Step, passed: Passed, waited: float, padding: int, asked: bool) -> Share:
+def share_of(step: Step, passed: Passed, waited: float, padding: int, asked: bool, late: bool) -> Share:
     """A process's share.
 
     Args:
@@ -52,6 +54,7 @@ def share_of(step: Step, passed: Passed, waited: float, padding: int, asked: boo
         waited: seconds for data.
         padding: micro-batches of one token that it ran so that all run equally many.
         asked: it was asked to end.
+        late: by its clock a checkpoint is due.
     """
     losses: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -74,6 +77,7 @@ def share_of(step: Step, passed: Passed, waited: float, padding: int, asked: boo
         broken=step.broken,
         seconds={"data": waited, **passed.seconds},
         asked=asked,
+        late=late,
     )
 
 

@@ -93,6 +93,8 @@ class Stage:
     """Processes that load data; with 0 the trainer does it itself."""
     save_every: int = 500
     """Steps between checkpoints."""
+    save_minutes: float = 30.0
+    """Minutes after which one is written anyway."""
     adapter: Adapter | None = None
     """Trains low-rank matrices beside the language part's weights, at its rate, instead of the weights themselves."""
 
@@ -153,7 +155,7 @@ class Stage:
                 problems.append(f"{name} is {getattr(self, name)}; at least 1")
         if not 0 < self.clip_norm < math.inf:
             problems.append(f"clip_norm is {self.clip_norm}; above 0")
-        for name in ("cache_gib", "hang_minutes"):
+        for name in ("cache_gib", "hang_minutes", "save_minutes"):
             if not getattr(self, name) > 0:
                 problems.append(f"{name} is {getattr(self, name)}; above 0")
         for name in ("resolution", "skip_limit", "spike", "answers", "device_gib", "peak_tflops"):

@@ -52,6 +52,8 @@ class _Trained(NamedTuple):
 
     asked: bool
     """A process was asked to end."""
+    late: bool
+    """Too long no checkpoint was saved."""
     lost: list[Broken]
     """Samples that were replaced."""
     loss: float | None
@@ -90,6 +92,7 @@ class Trainer:
         self.plateau = plateau
         self.sources: Counter[str] = Counter()  # broken samples by source, since this process began
         self._asked_to_end = False
+        self._saved = time.monotonic()
         engine.on_phase = watchdog.phase
 
     def run(self, start: int, broken: int) -> None:
@@ -121,7 +124,7 @@ class Trainer:
                 if self._grow(number, trained.loss):
                     steps.close()
                     steps = self.loader.steps(number)
-                if trained.asked or self._due(number, self.stage.save_every):
+                if trained.asked or trained.late or self._due(number, self.stage.save_every):
                     self._save(number, broken)
                 self._judge(number, trained.lost, broken)
                 if trained.asked:
@@ -175,7 +178,8 @@ class Trainer:
         supervised, rows = sum(size for size, _ in sizes), max(count for _, count in sizes)
         padding = [empty(self.stage.resolution)] * (rows - len(step.batches))  # all make the same collective calls
         passed = self.engine.backward([*step.batches, *padding], supervised)
-        shares = self._gather(share_of(step, passed, waited, len(padding), self._asked_to_end))
+        late = time.monotonic() - self._saved > 60 * self.stage.save_minutes
+        shares = self._gather(share_of(step, passed, waited, len(padding), self._asked_to_end, late))
         loss = sum(share.loss for share in shares) / supervised
         factor = rate_factor(self.stage, step.number, self.loader.total_steps)
         update = self.engine.step(factor, lambda norm: not self.guard.objection(loss, norm))
@@ -196,7 +200,8 @@ class Trainer:
             self.guard.left_out(objection, keys)
         else:
             self.guard.took(loss, update.norm)
-        return _Trained(any(share.asked for share in shares), lost, None if objection else loss)
+        asked, late = any(share.asked for share in shares), any(share.late for share in shares)
+        return _Trained(asked, late, lost, None if objection else loss)
 
     def _grow(self, number: int, loss: float | None) -> bool:
         """Tells the loss of step number - 1 to the rule; True where it makes the batch grow from step `number` on."""
@@ -221,6 +226,7 @@ class Trainer:
         if self.plateau:
             facts["plateau"] = self.plateau.state()
         self.checkpoints.save(step, facts, self._heard(self.engine.state()))
+        self._saved = time.monotonic()
 
     def _heard(self, state: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Each tensor is a phase of its own: a large checkpoint takes longer than a hang may."""

@@ -105,6 +105,9 @@ def test_a_step_that_is_not_a_number_is_left_out_and_the_run_goes_on(
     trained = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(tensor.isfinite().all() for name, tensor in trained.items() if not name.startswith("language."))
 
-    assert main([str(stage), f"run={tmp_path / 'strict'}"]) == 1
+    assert main([str(stage), f"run={tmp_path / 'strict'}", "seed=2", "save_every=1000", "save_minutes=1e-9"]) == 1
     said = capsys.readouterr().err
     assert "the loss is nan" in said and key in said and "the weights are as before" in said
+    *_, newest = sorted(path.name for path in (tmp_path / "strict" / "state").iterdir())
+    steps = len((tmp_path / "strict" / "log.jsonl").read_text().splitlines())
+    assert steps > 1 and newest == f"step-{steps - 1:09d}"  # saved by the clock alone
