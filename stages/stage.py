@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stages.growth import Growth
 from yivl.adapters import Adapter
@@ -35,6 +35,27 @@ class Examination:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """A stage file. Paths are relative to it; folders written as text are relative to where the command runs."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "gradient_accumulation_steps": "global_batch: the accumulation follows from it",
+        "per_device_train_batch_size": "tokens_per_micro_batch, and global_batch for the optimiser's step",
+        "num_train_epochs": "epochs",
+        "output_dir": "run",
+        "bf16": "precision: bf16",
+        "lr_scheduler_type": "schedule",
+        "warmup_ratio": "warmup",
+        "max_grad_norm": "clip_norm",
+        "model_max_length": "max_length",
+        "save_steps": "save_every",
+        "report_to": "wandb; TensorBoard is always written",
+        "gradient_checkpointing": "checkpointing, which a memory estimate chooses if it is left out",
+        "deepspeed": "zero, and offload",
+        "lora": "adapter",
+        "lora_enable": "adapter",
+        "tune_mm_mlp_adapter": "learning_rate: a part without a rate is frozen",
+        "freeze_backbone": "learning_rate: a part without a rate is frozen",
+    }
+    """Names of Hugging Face's trainer, LLaVA's and DeepSpeed's, and what to say instead."""
 
     name: str
     """Names the stage in logs and tables."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from yivl.settings import SettingsError, parse, plain, read
     ("changes", "message"),
     [
         ({"resolutoin": 224}, "unknown key 'resolutoin'; did you mean 'resolution'?"),
+        ({"lora": {"r": 8}}, "unknown key 'lora'; here that is adapter"),
+        ({"per_device_train_batch_size": 4}, "here that is tokens_per_micro_batch, and global_batch for the optimiser"),
         ({"epochs": "two"}, "key 'epochs': 'two' (str), expected a whole number"),
         ({"epochs": 1.5}, "key 'epochs': 1.5 (float), expected a whole number"),
         ({"epochs": True}, "key 'epochs': True (bool), expected a whole number"),
@@ -75,3 +79,9 @@ def test_missing_and_invalid_files(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(SettingsError, match="expected 'key: value' lines"):
         read(Stage, tmp_path / "list.yaml")
+
+
+def test_names_of_other_projects_lead_to_ours() -> None:
+    ours = {field.name for field in fields(Stage)}
+    for name, told in Stage.ELSEWHERE.items():
+        assert name not in ours and re.match(r"\w+", told)[0] in ours  # type: ignore[index]

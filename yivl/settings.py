@@ -102,9 +102,7 @@ def _dataclass(cls: Any, content: Any, at: str, errors: list[str]) -> Any:
     for key, value in content.items():
         name = f"{at}.{key}" if at else str(key)
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"the keys are {', '.join(fields)}"
-            errors.append(f"unknown key '{name}'; {hint}")
+            errors.append(f"unknown key '{name}'; {_hint(cls, str(key), list(fields))}")
         else:
             values[key] = _value(hints[key], value, name, errors)
     for name, field in fields.items():
@@ -118,6 +116,14 @@ def _dataclass(cls: Any, content: Any, at: str, errors: list[str]) -> Any:
     except ValueError as error:
         errors.append(f"key '{at}': {error}" if at else str(error))
         return None
+
+
+def _hint(cls: Any, key: str, fields: Sequence[str]) -> str:
+    """What may have been meant: what a class says in `ELSEWHERE` of names that other projects use, or a similar key."""
+    if known := getattr(cls, "ELSEWHERE", {}).get(key):
+        return f"here that is {known}"
+    close = difflib.get_close_matches(key, fields, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"the keys are {', '.join(fields)}"
 
 
 def _value(hint: Any, value: Any, at: str, errors: list[str]) -> Any:
