@@ -111,13 +111,15 @@ def test_stages_run_in_order_past_what_is_done_until_one_fails(two_stages: Path)
         content = yaml.safe_load((two_stages / "a.yaml").read_text()) | {"name": str(number), "data": data}
         content |= {"start_from": str(runs / str(number - 1) / "model"), "run": str(runs / str(number))}
         (two_stages / f"{number}.yaml").write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "stages.launch", str(two_stages), "schedule=constant"]
+    command = [sys.executable, "-m", "stages.launch", str(two_stages), "schedule=constant", "device_gib=0.5"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
     assert steps(runs / "2") == [1, 2]
     assert yaml.safe_load((runs / "2" / "stage.yaml").read_text())["schedule"] == "constant"
     told = [line for line in ended.stderr.splitlines() if " is done: " in line or "ended" in line]
     assert told == [f"first is done: {runs / '1' / 'model'}", "3 ended with status 1"], ended.stderr
+    foreseen = [line for line in ended.stderr.splitlines() if " on 1 device: does not fit" in line]
+    assert [line.split()[0] for line in foreseen] == ["second", "3", "4"]
     assert ended.stderr.count("error: ") == 1  # what can't succeed is not tried again
     assert not (runs / "4").exists()
 

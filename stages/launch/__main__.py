@@ -35,6 +35,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from stages.launch import slurm
 from stages.launch.chain import Link, chain
+from stages.launch.outlook import outlook
 from stages.launch.worker import STOPPED, work
 from yivl.settings import SettingsError
 
@@ -225,6 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.slurm:
             return slurm.hand_in(options, links, overrides)
         machines = _machines(options)
+        ahead = [link for link in links if not link.folder.finished]
+        if len(ahead) > 1 and machines.node_rank == 0:
+            for warning in outlook(ahead, overrides, machines.nodes * machines.processes):
+                log.warning("%s", warning)
         _environment(machines)
         return launch(links, overrides, machines, listen())
     except (OSError, ValueError) as error:

@@ -51,7 +51,7 @@ class Fit:
     def __str__(self) -> str:
         lines = [f"{'memory of a process':42} {'GiB':>8}"]
         lines += [f"{_LABELS[field.name]:42} {_gib(getattr(self.memory, field.name)):>8}" for field in fields(Memory)]
-        lines.append(f"{'together':42} {_gib(self.memory.total):>8}  of {_gib(self.room)}: {self._verdict}")
+        lines.append(f"{'together':42} {_gib(self.memory.total):>8}  of {_gib(self.room)}: {self.verdict}")
         if self.offloaded:
             lines.append(f"{'on the machine, by offload':42} {_gib(self.offloaded):>8}  for each process")
         lines.append(f"{'tokens of a full micro-batch':42} {self.tokens:>8,}  with {self.images:,} images")
@@ -61,8 +61,14 @@ class Fit:
         return "\n".join(lines)
 
     @property
-    def _verdict(self) -> str:
-        if self.memory.fits(self.room):
+    def fits(self) -> bool:
+        """Whether it may be started."""
+        return self.memory.fits(self.room)
+
+    @property
+    def verdict(self) -> str:
+        """In words, with the way out."""
+        if self.fits:
             return "fits"
         if not self.remedies:
             return (
