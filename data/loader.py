@@ -276,6 +276,7 @@ class Loader:
         """Gives `batch` samples to each step from `number` on; iterators over steps made before are of no use then."""
         self._base, self._since, self.global_batch = self.first(number), number, batch
         self._shares.clear()
+        self._named.clear()
         if self._prefetcher:
             self._prefetcher.finish()
 
