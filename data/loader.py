@@ -43,6 +43,8 @@ _OPEN_SHARDS = 256
 """Shards kept open, with their indexes in memory: about 0.4 MB each for 10,000 samples."""
 _MAX_REPLACEMENTS = 20
 """Failures in a row at one position after which the source, not the sample, is at fault."""
+_NAMED = 8
+"""Samples of a step that a report names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +111,6 @@ class _Opened:
     """The numbers of its taken samples."""
     file: BinaryIO | None = None
     """Opened, and fetched from elsewhere, only when a sample is read."""
-
-
-_NAMED = 8
-"""Samples of a step that a report names."""
 
 
 class Samples(Dataset[Item]):

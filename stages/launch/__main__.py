@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machines = _machines(options)
         ahead = [link for link in links if not link.folder.finished]
         if len(ahead) > 1 and machines.node_rank == 0:
-            for warning in outlook(ahead, overrides, machines.nodes * machines.processes):
+            for warning in outlook(ahead, overrides, machines.processes, machines.nodes):
                 log.warning("%s", warning)
         _environment(machines)
         return launch(links, overrides, machines, listen())

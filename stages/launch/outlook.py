@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,18 +16,24 @@ from yivl.assembly import ModelSource
 from yivl.settings import read
 
 
-def outlook(links: Sequence[Link], overrides: Sequence[str], processes: int) -> list[str]:
+def outlook(links: Sequence[Link], overrides: Sequence[str], processes: int, nodes: int) -> list[str]:
     """What is to be said of stages that will hardly fit into this machine's devices, or can't be planned.
 
     Args:
         links: those that are not done.
         overrides: `key=value`, for all of them.
-        processes: of the run, on all machines.
+        processes: on each machine.
+        nodes: machines.
     """
     # in a process of its own, since whoever looks at a GPU takes some of its memory
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        files = [link.file for link in links]
-        return list(filter(None, pool.map(_outlook, files, [overrides] * len(files), [processes] * len(files))))
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_share_memory, initargs=(processes,)) as pool:
+        told = [pool.submit(_outlook, link.file, overrides, processes * nodes) for link in links]
+        return [warning for one in told if (warning := one.result())]
+
+
+def _share_memory(processes: int) -> None:
+    """Without GPUs so many processes share the machine's memory, as a launcher tells each of them."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(processes)
 
 
 def _outlook(file: Path, overrides: Sequence[str], processes: int) -> str:
